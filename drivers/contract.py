@@ -1,0 +1,136 @@
+"""What every driver promises. One contract suite (tests/contract) runs against all of them.
+
+`ensure_*` makes it so and returns True where this call did it, False where it was so already; every
+one may be run again after any interruption. `read_*` observes and changes nothing.
+
+All raise `vdc.errors`: `HostUnreachable`, `TimedOut` or `Busy` where a retry may help, `DriverFailure`
+(with host, command and stderr) where it will not. Every call has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vdc.model import (
+    Attachment,
+    DiskSpec,
+    DomainSeen,
+    DomainSpec,
+    HostFacts,
+    ImageSpec,
+    NicSpec,
+    StorageUse,
+    VnetSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the control plane reaches hosts."""
+
+    key_file: Path
+    known_hosts_file: Path
+    connect_timeout_s: float = 10.0
+    call_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorCapabilities:
+    live_migration: bool
+    snapshots: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreCapabilities:
+    shared: bool
+    """The same files are seen on every host that mounts it."""
+    disk_format: str
+    clone: str
+    """`overlay` (only the delta is written) or `copy`."""
+    snapshots: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCapabilities:
+    isolated: bool
+    """Machines on two virtual networks of this driver never see each other."""
+    vlan: bool
+    """A virtual network of this driver needs a VLAN id."""
+
+
+class Hypervisor(Protocol):
+    """A host's domains. One object per host; safe to use from several threads."""
+
+    capabilities: HypervisorCapabilities
+
+    def read_facts(self) -> HostFacts: ...
+
+    def read_domains(self) -> list[DomainSeen]:
+        """All domains on the host, ours and others'."""
+
+    def read_domain(self, name: str) -> DomainSeen | None: ...
+
+    def ensure_defined(self, spec: DomainSpec) -> bool: ...
+
+    def ensure_started(self, name: str, *, paused: bool = False) -> bool: ...
+
+    def ensure_removed(self, name: str) -> bool:
+        """Power off hard and undefine, with what libvirt keeps beside it (managed save, snapshots)."""
+
+
+class Datastore(Protocol):
+    """A place for images, disks and seeds, worked on from one host that mounts it.
+
+    Files have plain names, without directories; everything that a call needs is in its arguments.
+    """
+
+    capabilities: DatastoreCapabilities
+
+    def path(self, file: str) -> str:
+        """Absolute path of `file` on the host."""
+
+    def read_use(self) -> StorageUse: ...
+
+    def read_files(self) -> Mapping[str, int]:
+        """Name -> size in bytes of every file of ours (`vm-*`, `image-*`), half-written ones included."""
+
+    def ensure_writable(self) -> bool:
+        """Prove the mount: write, read back and remove a probe file. Raises DriverFailure if it is not."""
+
+    def ensure_image(
+        self, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None = None
+    ) -> bool:
+        """Upload the local file `source` as `image.file`, whole or not at all.
+
+        `progress(done_bytes, total_bytes)` is called while it runs.
+        """
+
+    def ensure_disk(self, disk: DiskSpec) -> bool:
+        """Make the disk where the bytes are: overlay or copy of its image, grown to its size."""
+
+    def ensure_seed(self, file: str, content: bytes) -> bool:
+        """Write a small file whole; False if it was there with the same content."""
+
+    def ensure_removed(self, files: Sequence[str]) -> bool:
+        """Remove these files and half-written forms of them."""
+
+
+class Network(Protocol):
+    """The switch of one host."""
+
+    capabilities: NetworkCapabilities
+
+    def ensure_network(self, vnet: VnetSpec) -> bool:
+        """Make the host able to carry `vnet`. Raises DriverFailure if the uplink is missing."""
+
+    def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
+        """Pure: how the card goes into the domain's description."""
+
+    def read_ports(self) -> list[str]:
+        """Devices of ours (see `vdc.model.nic_device`) on the switch."""
+
+    def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
+        """Remove ports that no domain uses any more."""

@@ -1,0 +1,205 @@
+"""The values that cross boundaries: frozen, without a session, a connection or a secret.
+
+Sizes are MiB (`*_mib`) unless a name says otherwise. An object's place on a host is derived from its
+id alone, so that what belongs to a machine can be found, or removed, without memory of what was done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def domain_name(vm_id: str) -> str:
+    """Name of a machine's libvirt domain."""
+    return f"vm-{vm_id}"
+
+
+def disk_file(vm_id: str, index: int, extension: str) -> str:
+    """File name of a machine's disk in its datastore; `extension` is `qcow2` or `raw`."""
+    return f"vm-{vm_id}-disk{index}.{extension}"
+
+
+def seed_file(vm_id: str) -> str:
+    """File name of a machine's cloud-init seed (an ISO 9660 image) in its datastore."""
+    return f"vm-{vm_id}-seed.iso"
+
+
+def image_file(image_id: str, extension: str) -> str:
+    """File name of an image in its datastore."""
+    return f"image-{image_id}.{extension}"
+
+
+def nic_device(vm_id: str, index: int) -> str:
+    """Name of the host's end of a network card.
+
+    At most 15 characters (IFNAMSIZ), and not beginning with `vnet`, which libvirt takes for itself.
+    """
+    return f"vd{vm_id.replace('-', '')[:10]}-{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostRef:
+    """A hypervisor host as drivers need it. `uri` is a libvirt URI, or `simulated://...`."""
+
+    name: str
+    uri: str
+    domain_type: str = "kvm"
+    """libvirt's domain type: `kvm`, or `qemu` for emulation."""
+    arch: str = "x86_64"
+    migration_address: str = ""
+    """Where other hosts reach this one; empty: the same as in `uri`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """An image in a datastore. `format` is `qcow2` or `raw`: that of the stored file."""
+
+    image_id: str
+    file: str
+    format: str
+    virtual_size_mib: int
+    sha256: str = ""
+    """Of the imported source file, hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """One disk of a machine: `file` in the datastore at `datastore_uri`, made from `image` (or blank)."""
+
+    index: int
+    datastore_uri: str
+    file: str
+    format: str
+    size_mib: int
+    image: ImageSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VnetSpec:
+    """A virtual network. `uri` names driver and uplink: `vlan://ovsbr0`, `bridge://br0`."""
+
+    vnet_id: str
+    name: str
+    uri: str
+    vlan_id: int | None
+    cidr: str
+    gateway: str | None = None
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """One network card: `device` is the host's end, `address` without prefix length."""
+
+    index: int
+    vnet: VnetSpec
+    device: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSpec:
+    """What a machine is told about itself through its cloud-init seed."""
+
+    hostname: str
+    ssh_keys: tuple[str, ...] = ()
+    start_script: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """All that is needed to make one machine on one host, or to remove it."""
+
+    vm_id: str
+    name: str
+    tenant: str
+    site: str
+    host: HostRef
+    vcpu: int
+    memory_mib: int
+    disks: tuple[DiskSpec, ...]
+    nics: tuple[NicSpec, ...]
+    context: ContextSpec
+    seed_datastore_uri: str
+    seed_file: str
+    start: str = "running"
+    """State after deployment: `running`, `paused` or `stopped`."""
+
+    @property
+    def domain(self) -> str:
+        return domain_name(self.vm_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How a network driver wants a card in the domain's description."""
+
+    device: str
+    mac: str
+    bridge: str
+    openvswitch: bool = False
+    vlan_id: int | None = None
+    offloads: bool = True
+    """False: segmentation and checksum offloads off (a user-space switch does not carry them)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskAttachment:
+    """A disk as the domain's description names it: an absolute path on the host."""
+
+    path: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """A libvirt domain, independent of XML."""
+
+    name: str
+    vm_id: str
+    vm_name: str
+    tenant: str
+    site: str
+    domain_type: str
+    arch: str
+    vcpu: int
+    memory_mib: int
+    disks: tuple[DiskAttachment, ...]
+    seed_path: str | None
+    nics: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSeen:
+    """A domain as observed on a host. `vm_id` and `site` come from its metadata: empty if not ours."""
+
+    name: str
+    state: str
+    """`running`, `paused`, `stopped`, `crashed`, or `other`."""
+    vm_id: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host says of itself."""
+
+    hostname: str
+    host_uuid: str
+    arch: str
+    domain_types: tuple[str, ...]
+    """Usable libvirt domain types for `arch`, for example ("kvm", "qemu")."""
+    vcpu: int
+    memory_mib: int
+    load_1m: float
+    hypervisor_version: str
+    cpu_model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """A datastore's size and what is free."""
+
+    capacity_mib: int
+    free_mib: int

@@ -1,0 +1,85 @@
+"""Where things are and how patient we are: from the environment and `$VDC_HOME/vdc.toml`, nowhere else.
+
+The environment (`VDC_DATABASE_URL`, ...) wins over the file (`database_url = ...`), the file over the defaults.
+A database URL may hold a password: it comes from the environment or the file, never from a command line.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vdc.errors import Invalid
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings; every field but `home` can be set as `VDC_<NAME>` or in `vdc.toml`."""
+
+    home: Path
+    database_url: str = ""
+    """SQLAlchemy URL of the inventory; empty: SQLite in `home`."""
+    prefect_port: int = 4200
+    """Port of the Prefect server that `vdc up` starts on 127.0.0.1."""
+    prefect_api_url: str = ""
+    """Set to use a Prefect server of one's own instead."""
+    per_host_concurrency: int = 4
+    """How many machines are made or removed on one host at the same time, per process."""
+    operation_lease_s: float = 60.0
+    """An operation without heartbeat for this long may be taken over from an owner that cannot be proved dead."""
+    connect_timeout_s: float = 10.0
+    call_timeout_s: float = 60.0
+    retries: int = 3
+    """How often a task retries a transient failure."""
+    retry_delay_s: float = 1.0
+    """First pause before a retry; doubles each time."""
+
+    @property
+    def inventory_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'inventory.db'}"
+
+    @property
+    def api_url(self) -> str:
+        return self.prefect_api_url or f"http://127.0.0.1:{self.prefect_port}/api"
+
+    @property
+    def ssh_dir(self) -> Path:
+        """`id_ed25519`, `known_hosts`, and `ssh`: the command that a host's URI names."""
+        return self.home / "ssh"
+
+    @property
+    def prefect_home(self) -> Path:
+        return self.home / "prefect"
+
+
+def load() -> Settings:
+    """Read the settings afresh.
+
+    Raises Invalid for an unknown key in `vdc.toml` or a value of the wrong type.
+    """
+    home = Path(os.environ.get("VDC_HOME") or CHECKOUT / ".vdc").resolve()
+    file = home / "vdc.toml"
+    try:
+        from_file = tomllib.loads(file.read_text()) if file.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise Invalid(f"{file} is not TOML: {error}.") from error
+    known = {f.name: f for f in fields(Settings) if f.name != "home"}
+    unknown = sorted(set(from_file) - set(known))
+    if unknown:
+        raise Invalid(f"{file} has unknown settings: {', '.join(unknown)}. Known: {', '.join(known)}.")
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        raw = os.environ.get(f"VDC_{name.upper()}", from_file.get(name))
+        if raw is None:
+            continue
+        kind = type(field.default)
+        try:
+            values[name] = kind(raw)
+        except (TypeError, ValueError) as error:
+            raise Invalid(f"Setting {name}: {raw!r} is not {kind.__name__}.") from error
+    return Settings(home=home, **values)
