@@ -1,0 +1,42 @@
+# What one types in a checkout. `make` alone says what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system-packages demo clean-demo test lint bench
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## *\(.*\)/\1 \2/p' Makefile | while read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+setup: $(STAMP)  ## install what is missing: system packages (needs root for that), .venv, the vdc command
+
+system-packages:
+	@deployments/install-system-packages
+
+# The stamp is written last: an interrupted installation is done again.
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml | system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup  ## a datacenter on this machine: two hosts, four machines; stays up (needs root)
+	$(BIN)/python -m deployments.demo
+
+clean-demo: setup  ## take the demo down again, to the last process
+	$(BIN)/python -m deployments.demo --clean
+
+test: setup lint  ## everything: style, types, layers, all tests, none skipped (needs root)
+	VDC_REQUIRE_ALL=1 $(BIN)/pytest
+
+lint: setup  ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## measure deployments against the bare floor (needs root); writes bench/*.csv
+	$(BIN)/python -m deployments.bench
