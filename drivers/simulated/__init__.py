@@ -1,0 +1,30 @@
+"""A datacenter in one SQLite file: hypervisor, datastore and network behind drivers/contract.py.
+
+Several processes see the same datacenter, and a killed process leaves exactly what it had done. URIs:
+`simulated:///path/dc.db?host=h1`, `...?datastore=shared`, `...?switch=trunk0`. `Simulation` makes such a
+file, injects latency and faults, and looks at it from outside.
+"""
+
+from drivers.simulated.control import (
+    Held,
+    LoggedCall,
+    Simulation,
+    Store,
+    Switch,
+    host_facts,
+)
+from drivers.simulated.datastore import datastore
+from drivers.simulated.hypervisor import hypervisor
+from drivers.simulated.network import network
+
+__all__ = [
+    "Held",
+    "LoggedCall",
+    "Simulation",
+    "Store",
+    "Switch",
+    "datastore",
+    "host_facts",
+    "hypervisor",
+    "network",
+]

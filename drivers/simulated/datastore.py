@@ -1,0 +1,226 @@
+"""A simulated datastore: sizes and backing files without the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+
+from drivers.contract import Access, DatastoreCapabilities
+from drivers.simulated.store import Call, datacenter, parse_uri
+from vdc.errors import Invalid, NotFound
+from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
+
+ROOT = "/simulated"
+"""Where datastores appear on every simulated host: `/simulated/<datastore>/<file>`."""
+OVERLAY_BYTES = 196_616
+"""An empty qcow2 overlay's size, as qemu-img makes it."""
+MIB = 1024 * 1024
+PART = ".part"
+
+
+class SimulatedDatastore:
+    """Files of one datastore, seen from one host; a local datastore has other files on every host."""
+
+    def __init__(self, uri: str, host: HostRef, access: Access) -> None:
+        self._path, self._name = parse_uri(uri, "datastore")
+        self._host = parse_uri(host.uri, "host")[1]
+        self._timeout_s = access.call_timeout_s
+        with datacenter(self._path).transaction() as db:
+            row = db.execute(
+                "SELECT shared, disk_format FROM datastores WHERE name = ?", (self._name,)
+            ).fetchone()
+        if row is None:
+            raise Invalid(f"There is no datastore {self._name!r} in {self._path}.")
+        shared, disk_format = row
+        clone = "overlay" if disk_format == "qcow2" else "copy"
+        self.capabilities = DatastoreCapabilities(
+            bool(shared), disk_format, clone, snapshots=clone == "overlay"
+        )
+        self._key = (self._name, "" if shared else self._host)
+
+    def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
+        return datacenter(self._path).call(self._host, f"datastore.{name}", subject, self._timeout_s)
+
+    def path(self, file: str) -> str:
+        return f"{ROOT}/{self._name}/{_plain(file)}"
+
+    def read_use(self) -> StorageUse:
+        with self._call("read_use") as call:
+            capacity_mib = self._capacity_mib(call)
+            return StorageUse(capacity_mib, max(0, capacity_mib - self._used(call) // MIB))
+
+    def read_files(self) -> Mapping[str, int]:
+        with self._call("read_files") as call:
+            return dict(
+                call.execute(
+                    "SELECT name, size FROM files WHERE datastore = ? AND host = ?"
+                    " AND (name GLOB 'vm-*' OR name GLOB 'image-*') ORDER BY name",
+                    self._key,
+                )
+            )
+
+    def ensure_writable(self) -> bool:
+        with self._call("ensure_writable") as call:
+            self._check_space(call, 0)
+            return False
+
+    def ensure_image(
+        self, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None = None
+    ) -> bool:
+        _plain(image.file)
+        with self._call("ensure_image", image.file) as call:
+            if self._has(call, image.file):
+                return False
+            try:
+                stat = source.stat()
+                checksum = _sha256(source, stat.st_mtime_ns, stat.st_size) if image.sha256 else ""
+            except OSError as error:
+                raise NotFound(f"{source}: {error.strerror}.") from error
+            if checksum != image.sha256:
+                raise Invalid(f"{source}: its sha256 is {checksum}, expected {image.sha256}.")
+            self._check_space(call, stat.st_size)
+            self._put(call, image.file + PART, stat.st_size // 2)
+            call.fail_if("halfway")
+            if progress:
+                with call.outside():
+                    progress(stat.st_size // 2, stat.st_size)
+                    progress(stat.st_size, stat.st_size)
+                if self._has(call, image.file):  # another thread was faster
+                    return False
+            self._drop(call, image.file + PART)
+            self._put(call, image.file, stat.st_size, virtual_mib=image.virtual_size_mib)
+            return True
+
+    def ensure_disk(self, disk: DiskSpec) -> bool:
+        _plain(disk.file)
+        with self._call("ensure_disk", disk.file) as call:
+            present = call.one(
+                "SELECT virtual_mib, backing FROM files WHERE datastore = ? AND host = ? AND name = ?",
+                (*self._key, disk.file),
+            )
+            if present and present[0] >= disk.size_mib:
+                return False
+            if disk.format != self.capabilities.disk_format:
+                raise call.failure(
+                    f"{self._name} holds {self.capabilities.disk_format} disks, not {disk.format}"
+                )
+            backing = present[1] if present else self._image_of(call, disk)
+            size = OVERLAY_BYTES if self.capabilities.clone == "overlay" else disk.size_mib * MIB
+            self._check_space(call, size)
+            if call.has_fault("halfway"):
+                self._put(call, disk.file + PART, size // 2)
+            call.fail_if("halfway")
+            self._drop(call, disk.file + PART)
+            self._put(call, disk.file, size, virtual_mib=disk.size_mib, backing=backing)
+            return True
+
+    def _image_of(self, call: Call, disk: DiskSpec) -> str:
+        """The backing file of a new disk: empty for a copy or a blank disk."""
+        if disk.image is None:
+            return ""
+        row = call.one(
+            "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?",
+            (*self._key, disk.image.file),
+        )
+        if row is None:
+            raise call.failure(f"Could not open '{self.path(disk.image.file)}': No such file or directory")
+        if row[0] > disk.size_mib:
+            raise call.failure(f"{disk.file}: {disk.size_mib} MiB is smaller than its image of {row[0]} MiB")
+        return disk.image.file if self.capabilities.clone == "overlay" else ""
+
+    def ensure_seed(self, file: str, content: bytes) -> bool:
+        _plain(file)
+        checksum = hashlib.sha256(content).digest()
+        with self._call("ensure_seed", file) as call:
+            row = call.one(
+                "SELECT checksum FROM files WHERE datastore = ? AND host = ? AND name = ?", (*self._key, file)
+            )
+            if row and row[0] == checksum:
+                return False
+            self._check_space(call, len(content))
+            if call.has_fault("halfway"):
+                self._put(call, file + PART, len(content) // 2)
+            call.fail_if("halfway")
+            self._drop(call, file + PART)
+            self._put(call, file, len(content), checksum=checksum)
+            return True
+
+    def ensure_removed(self, files: Sequence[str]) -> bool:
+        for file in files:
+            _plain(file)
+        with self._call("ensure_removed", " ".join(files)) as call:
+            removed = False
+            for index, file in enumerate(files):
+                if index == 1:
+                    call.fail_if("halfway")
+                removed |= self._drop(call, file) | self._drop(call, file + PART)
+            return removed
+
+    def _has(self, call: Call, file: str) -> bool:
+        return bool(
+            call.one("SELECT 1 FROM files WHERE datastore = ? AND host = ? AND name = ?", (*self._key, file))
+        )
+
+    def _put(
+        self,
+        call: Call,
+        file: str,
+        size: int,
+        *,
+        virtual_mib: int = 0,
+        backing: str = "",
+        checksum: bytes | None = None,
+    ) -> None:
+        call.execute(
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size,"
+            " virtual_mib = excluded.virtual_mib, backing = excluded.backing, checksum = excluded.checksum",
+            (*self._key, file, size, virtual_mib, backing, checksum),
+        )
+
+    def _drop(self, call: Call, file: str) -> bool:
+        """On Linux a file that a running domain has open can be removed: nobody is asked."""
+        where = (*self._key, file)
+        return (
+            call.execute("DELETE FROM files WHERE datastore = ? AND host = ? AND name = ?", where).rowcount
+            > 0
+        )
+
+    def _capacity_mib(self, call: Call) -> int:
+        row = call.one("SELECT capacity_mib FROM datastores WHERE name = ?", (self._name,))
+        return int(row[0])
+
+    def _used(self, call: Call) -> int:
+        row = call.one("SELECT bytes FROM file_use WHERE datastore = ? AND host = ?", self._key)
+        return int(row[0]) if row else 0
+
+    def _check_space(self, call: Call, more: int) -> None:
+        capacity_mib, writable, used = call.one(
+            "SELECT capacity_mib, writable, (SELECT bytes FROM file_use WHERE datastore = ? AND host = ?)"
+            " FROM datastores WHERE name = ?",
+            (*self._key, self._name),
+        )
+        if not writable:
+            raise call.failure(f"{ROOT}/{self._name}: Read-only file system")
+        if (used or 0) + more > capacity_mib * MIB:
+            raise call.failure(f"{ROOT}/{self._name}: No space left on device")
+
+
+def _plain(file: str) -> str:
+    if not file or "/" in file or "\0" in file or file in (".", ".."):
+        raise Invalid(f"{file!r} is not a plain file name.")
+    return file
+
+
+@lru_cache(maxsize=64)
+def _sha256(source: Path, mtime_ns: int, size: int) -> str:
+    """Cached: a scale test uploads one image to a thousand datastores."""
+    with source.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def datastore(uri: str, host: HostRef, access: Access) -> SimulatedDatastore:
+    """The driver of `simulated:///path/dc.db?datastore=NAME`."""
+    return SimulatedDatastore(uri, host, access)

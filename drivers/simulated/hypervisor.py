@@ -1,0 +1,147 @@
+"""A simulated host's domains, with libvirt's refusals and its side effects on the switch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any
+
+from drivers.contract import Access, HypervisorCapabilities
+from drivers.simulated.datastore import ROOT
+from drivers.simulated.store import Call, datacenter, parse_uri
+from vdc.model import DomainSeen, DomainSpec, HostFacts, HostRef
+
+SEEN = "SELECT name, state, vm_id, site FROM domains WHERE host = ?"
+
+
+class SimulatedHypervisor:
+    """Domains of one host. Memory and vCPUs are facts only: libvirt does not enforce them either."""
+
+    def __init__(self, host: HostRef, access: Access) -> None:
+        self.capabilities = HypervisorCapabilities(live_migration=True, snapshots=True)
+        self._path, self._host = parse_uri(host.uri, "host")
+        self._timeout_s = access.call_timeout_s
+
+    def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
+        return datacenter(self._path).call(self._host, f"hypervisor.{name}", subject, self._timeout_s)
+
+    def read_facts(self) -> HostFacts:
+        with self._call("read_facts") as call:
+            row = call.one(
+                "SELECT host_uuid, arch, domain_types, vcpu, memory_mib, load_1m, hypervisor_version,"
+                " cpu_model FROM hosts WHERE name = ?",
+                (self._host,),
+            )
+        host_uuid, arch, domain_types, *rest = row
+        return HostFacts(self._host, host_uuid, arch, tuple(domain_types.split()), *rest)
+
+    def read_domains(self) -> list[DomainSeen]:
+        with self._call("read_domains") as call:
+            return [DomainSeen(*row) for row in call.execute(f"{SEEN} ORDER BY name", (self._host,))]
+
+    def read_domain(self, name: str) -> DomainSeen | None:
+        with self._call("read_domain", name) as call:
+            row = call.one(f"{SEEN} AND name = ?", (self._host, name))
+        return DomainSeen(*row) if row else None
+
+    def ensure_defined(self, spec: DomainSpec) -> bool:
+        wanted = json.dumps(asdict(spec), sort_keys=True)
+        with self._call("ensure_defined", spec.name) as call:
+            domain_types, arch = call.one(
+                "SELECT domain_types, arch FROM hosts WHERE name = ?", (self._host,)
+            )
+            if spec.domain_type not in domain_types.split() or spec.arch != arch:
+                raise call.failure(
+                    f"invalid argument: no capabilities for arch={spec.arch} domaintype={spec.domain_type}"
+                )
+            rows = call.execute(
+                "SELECT name, uuid, spec FROM domains WHERE host = ? AND (name = ? OR uuid = ?)",
+                (self._host, spec.name, spec.vm_id),
+            ).fetchall()
+            for name, uuid, present in rows:
+                if (name, uuid) != (spec.name, spec.vm_id):
+                    raise call.failure(f"operation failed: domain '{name}' already exists with uuid {uuid}")
+                if present == wanted:
+                    return False
+            call.execute(
+                "INSERT INTO domains VALUES (?, ?, ?, ?, ?, 'stopped', ?)"
+                " ON CONFLICT (host, name) DO UPDATE SET site = excluded.site, spec = excluded.spec",
+                (self._host, spec.name, spec.vm_id, spec.vm_id, spec.site, wanted),
+            )
+            return True
+
+    def ensure_started(self, name: str, *, paused: bool = False) -> bool:
+        with self._call("ensure_started", name) as call:
+            row = call.one("SELECT state, spec FROM domains WHERE host = ? AND name = ?", (self._host, name))
+            if row is None:
+                raise call.failure(f"Domain not found: no domain with matching name '{name}'")
+            state, spec = row
+            if state == "running" or (state == "paused" and paused):
+                return False
+            if state != "paused":
+                self._start(call, name, json.loads(spec))
+            call.execute(
+                "UPDATE domains SET state = ? WHERE host = ? AND name = ?",
+                ("paused" if paused else "running", self._host, name),
+            )
+            return True
+
+    def _start(self, call: Call, name: str, spec: dict[str, Any]) -> None:
+        """What QEMU and the switch need before a guest runs; ports are added last."""
+        for path in [disk["path"] for disk in spec["disks"]] + [spec["seed_path"]]:
+            if path:
+                self._check_file(call, path)
+        for nic in spec["nics"]:
+            network = (self._host, nic["bridge"], nic["vlan_id"] or 0)
+            if not call.one("SELECT 1 FROM networks WHERE host = ? AND switch = ? AND vlan_id = ?", network):
+                raise call.failure(
+                    f"Unable to add port {nic['device']} to {nic['bridge']}: no VLAN {nic['vlan_id']} here"
+                )
+            user = call.one(
+                "SELECT p.domain FROM ports p JOIN domains d ON d.host = p.host AND d.name = p.domain"
+                " WHERE p.host = ? AND p.device = ? AND d.state IN ('running', 'paused') AND d.name <> ?",
+                (self._host, nic["device"], name),
+            )
+            if user:
+                raise call.failure(
+                    f"Unable to create tap device {nic['device']}: Device or resource busy ({user[0]})"
+                )
+            # A port left over from an earlier life is taken over, as ovs-vsctl --may-exist does.
+            call.execute(
+                "REPLACE INTO ports VALUES (?, ?, ?, ?)", (self._host, nic["device"], nic["bridge"], name)
+            )
+        call.fail_if("halfway")
+
+    def _check_file(self, call: Call, path: str) -> None:
+        """The file and all it is backed by must be there; half-written files have other names."""
+        _, _, datastore, file = path.split("/", 3) if path.startswith(f"{ROOT}/") else ("", "", "", path)
+        while file:
+            row = call.one(
+                "SELECT f.backing FROM datastores d JOIN files f ON f.datastore = d.name"
+                " AND f.host = CASE d.shared WHEN 1 THEN '' ELSE ? END WHERE d.name = ? AND f.name = ?",
+                (self._host, datastore, file),
+            )
+            if row is None:
+                raise call.failure(
+                    f"Cannot access storage file '{path}': '{file}': No such file or directory"
+                )
+            file = row[0]
+
+    def ensure_removed(self, name: str) -> bool:
+        with self._call("ensure_removed", name) as call:
+            where = (self._host, name)
+            if not call.one("SELECT 1 FROM domains WHERE host = ? AND name = ?", where):
+                return False
+            if not call.has_fault("leave_ports"):
+                call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", where)
+            if call.has_fault("halfway"):  # powered off, still defined
+                call.execute("UPDATE domains SET state = 'stopped' WHERE host = ? AND name = ?", where)
+            call.fail_if("halfway")
+            call.execute("DELETE FROM domains WHERE host = ? AND name = ?", where)
+            return True
+
+
+def hypervisor(host: HostRef, access: Access) -> SimulatedHypervisor:
+    """The driver of `simulated:///path/dc.db?host=NAME`."""
+    return SimulatedHypervisor(host, access)

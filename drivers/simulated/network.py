@@ -1,0 +1,79 @@
+"""A simulated host's switch: which networks it carries, which ports it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from drivers.contract import Access, NetworkCapabilities
+from drivers.simulated.store import Call, datacenter, parse_uri
+from vdc.errors import Invalid
+from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
+
+
+class SimulatedNetwork:
+    """One switch on one host; with VLANs it isolates, without it is a plain bridge."""
+
+    def __init__(self, uri: str, host: HostRef, access: Access) -> None:
+        self._path, self._switch = parse_uri(uri, "switch")
+        self._host = parse_uri(host.uri, "host")[1]
+        self._timeout_s = access.call_timeout_s
+        with datacenter(self._path).transaction() as db:
+            row = db.execute("SELECT vlan FROM switches WHERE name = ?", (self._switch,)).fetchone()
+        if row is None:
+            raise Invalid(f"There is no switch {self._switch!r} in {self._path}.")
+        vlan = bool(row[0])
+        self.capabilities = NetworkCapabilities(isolated=vlan, vlan=vlan)
+
+    def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
+        return datacenter(self._path).call(self._host, f"network.{name}", subject, self._timeout_s)
+
+    def ensure_network(self, vnet: VnetSpec) -> bool:
+        vlan_id = self._vlan_id(vnet) or 0
+        with self._call("ensure_network", vnet.name) as call:
+            row = (self._host, self._switch)
+            if not call.one("SELECT 1 FROM uplinks WHERE host = ? AND switch = ?", row):
+                raise call.failure(f"no switch {self._switch} here: cannot carry {vnet.name}")
+            return (
+                call.execute("INSERT OR IGNORE INTO networks VALUES (?, ?, ?)", (*row, vlan_id)).rowcount > 0
+            )
+
+    def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
+        vlan_id = self._vlan_id(vnet)
+        return Attachment(
+            device=nic.device,
+            mac=nic.mac,
+            bridge=self._switch,
+            openvswitch=vlan_id is not None,
+            vlan_id=vlan_id,
+        )
+
+    def _vlan_id(self, vnet: VnetSpec) -> int | None:
+        if self.capabilities.vlan and vnet.vlan_id is None:
+            raise Invalid(f"Network {vnet.name} needs a VLAN id on switch {self._switch}.")
+        return vnet.vlan_id if self.capabilities.vlan else None
+
+    def read_ports(self) -> list[str]:
+        with self._call("read_ports") as call:
+            rows = call.execute(
+                "SELECT device FROM ports WHERE host = ? AND switch = ? AND device GLOB 'vd*' ORDER BY 1",
+                (self._host, self._switch),
+            )
+            return [device for (device,) in rows]
+
+    def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
+        with self._call("ensure_ports_removed", " ".join(devices)) as call:
+            removed = 0
+            for device in devices:
+                removed += call.execute(
+                    "DELETE FROM ports WHERE host = ? AND switch = ? AND device = ? AND NOT EXISTS (SELECT 1"
+                    " FROM domains d WHERE d.host = ports.host AND d.name = domain"
+                    " AND d.state IN ('running', 'paused'))",
+                    (self._host, self._switch, device),
+                ).rowcount
+            return removed > 0
+
+
+def network(uri: str, host: HostRef, access: Access) -> SimulatedNetwork:
+    """The driver of `simulated:///path/dc.db?switch=NAME`."""
+    return SimulatedNetwork(uri, host, access)
