@@ -1,0 +1,121 @@
+"""What the datacenter keeps in Prefect: a work pool, and an automation that notices dead flow runs.
+
+Run as a program (`python -m deployments.control.prefect_objects`): importing Prefect takes longer than a
+second `vdc up` may, so `ensure_objects` asks over HTTP first and starts it only where something is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from deployments.control.health import call
+from deployments.control.prefect_env import HEARTBEAT_S, client_env
+from vdc.errors import DriverFailure
+from vdc.settings import CHECKOUT, Settings
+
+if TYPE_CHECKING:
+    from prefect.automations import AutomationCore
+
+WORK_POOL = "vdc"
+CRASH_AUTOMATION = "vdc: crash flow runs without heartbeat"
+SILENCE_S = 2 * HEARTBEAT_S
+"""One lost heartbeat is none."""
+
+
+def objects_present(settings: Settings) -> bool:
+    """Whether all of them are there, without importing Prefect."""
+    try:
+        call(settings, f"/work_pools/{WORK_POOL}")
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return False
+    found = call(settings, "/automations/filter", {"automations": {"name": {"any_": [CRASH_AUTOMATION]}}})
+    return bool(found)
+
+
+def ensure_objects(settings: Settings) -> bool:
+    """Make what is missing. True where this call made something."""
+    if objects_present(settings):
+        return False
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.control.prefect_objects"],
+        # The settings reach it as Prefect's variables: it reads none of ours.
+        env={**os.environ, **client_env(settings)},
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise DriverFailure(
+            f"The Prefect server at {settings.api_url} did not take work pool and automation: {last[0]}",
+            command="prefect_objects",
+            stderr=done.stderr,
+        )
+    return True
+
+
+def _crash_automation() -> AutomationCore:
+    """Crash a flow run whose process is gone: a heartbeat was seen, then neither another nor an end.
+
+    A live worker notices at once that its run's process died; this is for runs whose worker died too, and
+    for those of the command line, which have none.
+    """
+    from prefect.automations import AutomationCore
+    from prefect.client.schemas.objects import StateType
+    from prefect.events import ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
+
+    ends = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed", "Paused", "Suspended")
+    return AutomationCore(
+        name=CRASH_AUTOMATION,
+        description=f"Made by `vdc up`: no heartbeat for {SILENCE_S} s means that the process is gone.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed",
+                state=StateType.CRASHED,
+                message=f"No heartbeat for {SILENCE_S} s: the process that ran this flow is gone.",
+                force=False,
+            )
+        ],
+    )
+
+
+def main() -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    pool = WorkPoolCreate(
+        name=WORK_POOL,
+        type="process",
+        description="Flow runs started from the Prefect UI or by schedule.",
+        base_job_template=ProcessWorker.get_default_base_job_template(),
+    )
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(pool)
+        if not client.read_automations_by_name(CRASH_AUTOMATION):
+            client.create_automation(_crash_automation())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`vdc up`, `vdc down`, `vdc status`: the control plane of this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from interfaces.cli.output import json_option, note, print_json, print_line
+from vdc.settings import Settings, load
+
+
+@click.command()
+@json_option
+def up(as_json: bool) -> None:
+    """Put the control plane into service; what is there already is left alone."""
+    from deployments.control import prefect_objects, server
+    from drivers.ssh_files import ensure_ssh_files
+    from vdc import inventory
+
+    settings = load()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    inventory.migrate(settings.inventory_url)
+    ensure_ssh_files(settings.ssh_dir)
+    started = server.ensure_started(settings, note)
+    prefect_objects.ensure_objects(settings)
+    if as_json:
+        print_json(_status(settings))
+        return
+    print_line(f"The control plane is {'up' if started else 'up already'}.")
+    print_line(f"Prefect UI: {server.ui_url(settings)}")
+
+
+@click.command()
+def down() -> None:
+    """Take the Prefect server out of service. Machines, hosts and inventory stay as they are."""
+    from deployments.control import server
+
+    if server.ensure_stopped(load()):
+        print_line("The Prefect server is stopped.")
+    else:
+        print_line("No Prefect server of ours was running.")
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Say what is in service."""
+    seen = _status(load())
+    if as_json:
+        print_json(seen)
+        return
+    server, inventory = seen["server"], seen["inventory"]
+    pid = f", pid {server['pid']}" if server["pid"] else ""
+    print_line(f"Prefect server: {'up' if server['up'] else 'down'} ({server['url']}{pid})")
+    if server["up"]:
+        print_line(f"Prefect UI:     {server['ui_url']}")
+    print_line(
+        f"Inventory:      {inventory['url']} ({inventory['problem'] or 'schema ' + inventory['revision']})"
+    )
+    if not inventory["problem"]:
+        counts = f"{seen['hosts']} hosts, {seen['vms']} vms, {seen['open_operations']} open operations"
+        print_line(f"Datacenter:     {counts}")
+    if not server["up"] or inventory["problem"]:
+        note("Start it with `vdc up`.")
+
+
+def _status(settings: Settings) -> dict[str, Any]:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from deployments.control.server import read_status
+    from vdc import inventory
+    from vdc.errors import Unready
+
+    server = read_status(settings)
+    url = settings.inventory_url
+    seen: dict[str, Any] = {
+        "server": {"up": server.up, "url": server.url, "ui_url": server.ui_url, "pid": server.pid},
+        "inventory": {
+            "url": make_url(url).render_as_string(hide_password=True),
+            "revision": None,
+            "problem": None,
+        },
+        "hosts": None,
+        "vms": None,
+        "open_operations": None,
+    }
+    try:
+        seen["inventory"]["revision"] = inventory.revision(url)
+        inventory.require(url)
+        seen |= _counts(url)
+    except (Unready, SQLAlchemyError) as error:
+        # A status says what is wrong; it does not fail because of it.
+        seen["inventory"]["problem"] = str(error).splitlines()[0]
+    return seen
+
+
+def _counts(url: str) -> dict[str, int]:
+    from sqlalchemy import func, select
+
+    from vdc.inventory import read_session
+    from vdc.schema import Host, Operation, Vm
+    from vdc.states import HOLDING
+
+    with read_session(url) as session:
+        return {
+            "hosts": session.scalar(select(func.count()).select_from(Host)) or 0,
+            "vms": session.scalar(select(func.count()).select_from(Vm).where(Vm.state.in_(HOLDING))) or 0,
+            "open_operations": session.scalar(
+                select(func.count()).select_from(Operation).where(Operation.finished_at.is_(None))
+            )
+            or 0,
+        }
