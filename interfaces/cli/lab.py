@@ -1,0 +1,83 @@
+"""`vdc lab`: a datacenter of real hypervisor hosts on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import click
+
+from deployments.lab import control, state
+from deployments.lab.layout import MAX_HOSTS
+from deployments.lab.probe import open_probe
+
+lab_option = click.option(
+    "--lab", "lab_id", default="demo", show_default=True, envvar="VDC_LAB_ID", help="Which lab, by its id."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def lab() -> None:
+    """Real hypervisor hosts on this machine, in namespaces. Needs root."""
+
+
+@lab.command()
+@lab_option
+@click.option(
+    "--hosts", type=click.IntRange(2, MAX_HOSTS), default=2, show_default=True, help="How many hosts."
+)
+@click.option(
+    "--fast-floor", is_flag=True, help="Let machines start without a check of CPU features: to measure."
+)
+@json_option
+def up(lab_id: str, hosts: int, fast_floor: bool, as_json: bool) -> None:
+    """Start the lab, or repair what is missing of it."""
+    _show(control.up(lab_id, hosts, fast_floor=fast_floor), as_json)
+
+
+@lab.command()
+@lab_option
+@click.option("--purge", is_flag=True, help="Remove its disks, definitions and keys too.")
+def down(lab_id: str, purge: bool) -> None:
+    """Take the lab down to its last process, with whatever runs on it."""
+    control.down(lab_id, purge=purge)
+
+
+@lab.command()
+@lab_option
+@json_option
+def status(lab_id: str, as_json: bool) -> None:
+    """Show the hosts, their addresses and what is missing."""
+    _show(state.load(lab_id), as_json)
+
+
+@lab.command(context_settings={"ignore_unknown_options": True})
+@lab_option
+@click.option(
+    "--vlan", type=click.IntRange(1, 4094), help="VLAN on the trunk; without it, the flat network of br0."
+)
+@click.option("--address", required=True, help="Address of the probe, such as 10.1.0.250/24.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def probe(lab_id: str, vlan: int | None, address: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND on a network of the lab, for example: -- curl -s http://10.1.0.2/"""
+    argv = open_probe(lab_id, vlan, address).command(command)
+    os.execvp(argv[0], argv)  # the command's exit code becomes ours
+
+
+def _show(seen: state.Lab, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(seen), "state": seen.state}, default=str, indent=2))
+        return
+    click.echo(f"lab {seen.lab_id}: {seen.state}")
+    for host in seen.hosts:
+        missing = f"  missing: {', '.join(host.missing)}" if host.missing and host.state != "down" else ""
+        click.echo(f"  {host.name}  {host.state:8}  {host.address}:{host.port}  {host.fingerprint}{missing}")
+        click.echo(f"      {host.uri}")
+    click.echo(f"  datastore    {seen.datastore}")
+    click.echo(f"  image cache  {seen.image_cache}")
+
+
+if __name__ == "__main__":
+    lab()
