@@ -19,6 +19,7 @@
         TimedOut          a call did not return by its deadline
         Throttled         a cloud asks for a slower pace
       DriverFailure     the operator's: carries host, command, stderr
+      OperationFailed   an operation ended, and not all of it was done
       Superseded        another process took this operation over: stop, touch nothing
 """
 
@@ -104,3 +105,11 @@ class DriverFailure(VdcError):
 
 class Superseded(VdcError):
     """The operation was taken over by another process: this one must stop and touch nothing."""
+
+
+class OperationFailed(VdcError):
+    """An operation ended and not all of it was done; `operation_id` tells where to read more."""
+
+    def __init__(self, message: str, operation_id: str) -> None:
+        super().__init__(message)
+        self.operation_id = operation_id

@@ -1,7 +1,8 @@
 """Where things are and how patient we are: from the environment and `$VDC_HOME/vdc.toml`, nowhere else.
 
-The environment (`VDC_DATABASE_URL`, ...) wins over the file (`database_url = ...`), the file over the defaults.
-A database URL may hold a password: it comes from the environment or the file, never from a command line.
+The environment (`VDC_DATABASE_URL`, ...) wins over the file (`database_url = ...`), the file over the
+defaults. A database URL may hold a password: it comes from the environment or the file, never from a
+command line.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Settings:
     per_host_concurrency: int = 4
     """How many machines are made or removed on one host at the same time, per process."""
     operation_lease_s: float = 60.0
-    """An operation without heartbeat for this long may be taken over from an owner that cannot be proved dead."""
+    """An operation without heartbeat for this long may be taken over, also from an owner not proved dead."""
     connect_timeout_s: float = 10.0
     call_timeout_s: float = 60.0
     retries: int = 3
@@ -77,7 +78,7 @@ def load() -> Settings:
         raw = os.environ.get(f"VDC_{name.upper()}", from_file.get(name))
         if raw is None:
             continue
-        kind = type(field.default)
+        kind: type = type(field.default)
         try:
             values[name] = kind(raw)
         except (TypeError, ValueError) as error:

@@ -1,0 +1,165 @@
+"""What an administrator writes down: tenants, datastores, networks, templates, placement groups.
+
+These touch the inventory alone, so that they are audited functions and no flows: one transaction checks,
+writes the row, and journals it as an operation that is closed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from vdc import operations
+from vdc.addresses import pool
+from vdc.claims.deploy import check_sizes
+from vdc.errors import Conflict, Invalid
+from vdc.names import find, require_new
+from vdc.operations import Opening
+from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vnet, new_id
+
+SSH_KEY_TYPES = ("ssh-ed25519 ", "ssh-rsa ", "ecdsa-sha2-", "sk-ssh-ed25519", "sk-ecdsa-sha2-")
+
+
+def _add(session: Session, kind: str, name: str, row: Base, spec: dict[str, Any], actor: str) -> None:
+    session.add(row)
+    session.flush()
+    identity: Any = row
+    opening = Opening("create", kind, identity.id, name, spec)
+    operations.close(session, operations.open_one(session, opening, actor=actor))
+
+
+def create_tenant(
+    session: Session,
+    name: str,
+    *,
+    max_vms: int | None = None,
+    max_vcpu: int | None = None,
+    max_memory_mib: int | None = None,
+    max_disk_mib: int | None = None,
+    actor: str,
+) -> Tenant:
+    """A limit of None means none. Raises Invalid or Conflict."""
+    require_new(session, Tenant, "Tenant", name)
+    limits = {
+        "max_vms": max_vms,
+        "max_vcpu": max_vcpu,
+        "max_memory_mib": max_memory_mib,
+        "max_disk_mib": max_disk_mib,
+    }
+    for key, limit in limits.items():
+        if limit is not None and limit < 0:
+            raise Invalid(f"Quota {key} {limit} is refused: it cannot be negative.")
+    tenant = Tenant(id=new_id(), name=name, **limits)
+    _add(session, "tenant", name, tenant, limits, actor)
+    return tenant
+
+
+def create_datastore(session: Session, name: str, uri: str, *, disk_format: str, actor: str) -> Datastore:
+    """`disk_format` is that of the driver which `uri` names. Raises Invalid or Conflict."""
+    require_new(session, Datastore, "Datastore", name)
+    taken = session.scalars(select(Datastore.name).where(Datastore.uri == uri)).first()
+    if taken is not None:
+        raise Conflict(f"{uri} is datastore {taken} already.")
+    datastore = Datastore(id=new_id(), name=name, uri=uri, disk_format=disk_format)
+    _add(session, "datastore", name, datastore, {"uri": uri}, actor)
+    return datastore
+
+
+def create_vnet(
+    session: Session,
+    name: str,
+    *,
+    uri: str,
+    needs_vlan: bool,
+    vlan_id: int | None,
+    cidr: str,
+    gateway: str | None = None,
+    first_address: str | None = None,
+    last_address: str | None = None,
+    dns: Sequence[str] = (),
+    actor: str,
+) -> Vnet:
+    """`needs_vlan` is the capability of the driver which `uri` names. Raises Invalid or Conflict."""
+    require_new(session, Vnet, "Network", name)
+    if needs_vlan and vlan_id is None:
+        raise Invalid(f"Network {name} on {uri} needs a VLAN id: add --vlan.")
+    if not needs_vlan and vlan_id is not None:
+        raise Invalid(f"Network {name} on {uri} takes no VLAN id.")
+    if vlan_id is not None and not 1 <= vlan_id <= 4094:
+        raise Invalid(f"VLAN {vlan_id} is refused: IEEE 802.1Q has 1 to 4094.")
+    query = select(Vnet.name).where(Vnet.uri == uri)
+    query = query.where(Vnet.vlan_id.is_(None) if vlan_id is None else Vnet.vlan_id == vlan_id)
+    taken = session.scalars(query).first()
+    if taken is not None:
+        which = uri if vlan_id is None else f"VLAN {vlan_id} on {uri}"
+        raise Conflict(f"{which} is in use by network {taken}.")
+    first, last = pool(cidr, gateway, first_address, last_address)
+    vnet = Vnet(
+        id=new_id(),
+        name=name,
+        uri=uri,
+        vlan_id=vlan_id,
+        cidr=cidr,
+        gateway=gateway,
+        first_address=str(first),
+        last_address=str(last),
+        dns=list(dns),
+    )
+    _add(session, "vnet", name, vnet, {"uri": uri, "vlan_id": vlan_id, "cidr": cidr}, actor)
+    return vnet
+
+
+def create_template(
+    session: Session,
+    name: str,
+    *,
+    image: str,
+    vcpu: int,
+    memory_mib: int,
+    disk_mib: int | None = None,
+    vnets: Sequence[str] = (),
+    ssh_keys: Sequence[str] = (),
+    start_script: str = "",
+    actor: str,
+) -> Template:
+    """Without `disk_mib` the disk is as large as the image. Raises Invalid, NotFound or Conflict."""
+    require_new(session, Template, "Template", name)
+    source = find(session, Image, "image", image)
+    disk_mib = source.virtual_size_mib if disk_mib is None else disk_mib
+    check_sizes(vcpu, memory_mib, disk_mib, source)
+    for key in ssh_keys:
+        if not key.startswith(SSH_KEY_TYPES) or len(key.split()) < 2 or "\n" in key.strip():
+            raise Invalid(f"SSH key {key[:40]!r} is none: give the line of a .pub file.")
+    template = Template(
+        id=new_id(),
+        name=name,
+        image_id=source.id,
+        vcpu=vcpu,
+        memory_mib=memory_mib,
+        disk_mib=disk_mib,
+        vnet_ids=[find(session, Vnet, "virtual network", v).id for v in vnets],
+        ssh_keys=[key.strip() for key in ssh_keys],
+        start_script=start_script,
+    )
+    spec = {
+        "image": image,
+        "vcpu": vcpu,
+        "memory_mib": memory_mib,
+        "disk_mib": disk_mib,
+        "vnets": list(vnets),
+    }
+    _add(session, "template", name, template, spec, actor)
+    return template
+
+
+def create_group(session: Session, name: str, policy: str, *, actor: str) -> PlacementGroup:
+    """`policy` is affinity or anti-affinity. Raises Invalid or Conflict."""
+    require_new(session, PlacementGroup, "Placement group", name)
+    if policy not in ("affinity", "anti-affinity"):
+        raise Invalid(f"Policy {policy!r} is refused: a group has affinity or anti-affinity.")
+    group = PlacementGroup(id=new_id(), name=name, policy=policy)
+    _add(session, "group", name, group, {"policy": policy}, actor)
+    return group

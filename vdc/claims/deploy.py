@@ -1,0 +1,310 @@
+"""The claim of a deployment: names, quota, hosts, addresses, rows and operations, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import IPv4Address
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from vdc import model, specs
+from vdc.addresses import free_addresses, mac_of
+from vdc.claims.batch import Batch, adopt_batch, open_batch
+from vdc.errors import Conflict, Invalid, InvalidState, NoCapacity
+from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
+from vdc.names import check_name, find
+from vdc.placement import Group, Shape, parse_rank, place
+from vdc.pricing import ListPrices, per_hour, per_month
+from vdc.requests import DeployRequest
+from vdc.schema import (
+    Datastore,
+    Disk,
+    Host,
+    Image,
+    Nic,
+    PlacementGroup,
+    Site,
+    Template,
+    Tenant,
+    Vm,
+    Vnet,
+    new_id,
+    utc_now,
+)
+from vdc.states import HOLDING, Desired, VmState
+from vdc.usage import Use, check_quota, host_loads
+
+MAX_COUNT = 10_000
+MIN_MEMORY_MIB = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DeployPlan:
+    """What a deployment would take.
+
+    `placement` has a line a host, `quota_left` a phrase a limit; costs are for all machines together.
+    """
+
+    placement: tuple[str, ...]
+    quota_left: tuple[str, ...]
+    cost_per_hour: Decimal
+    cost_per_month: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeployClaim:
+    """A deployment that may begin; without a plan where a repeated run adopted its operation."""
+
+    batch: Batch
+    plan: DeployPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    template: Template
+    image: Image
+    datastore: Datastore
+    tenant: Tenant
+    vnets: list[Vnet]
+    group: PlacementGroup | None
+    vcpu: int
+    memory_mib: int
+    disk_mib: int
+
+
+def _resolve(session: Session, request: DeployRequest) -> _Resolved:
+    if not 1 <= request.count <= MAX_COUNT:
+        raise Invalid(f"Count {request.count} is refused: ask for 1 to {MAX_COUNT} machines.")
+    if request.name:
+        check_name("Machine", request.name)
+    template = find(session, Template, "template", request.template)
+    image = session.get_one(Image, template.image_id)
+    if image.state != "ready":
+        raise InvalidState(f"Image {image.name} of template {template.name} is {image.state}, not ready.")
+    if request.vnets is None:
+        vnets = [session.get_one(Vnet, vnet_id) for vnet_id in template.vnet_ids]
+    else:
+        vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
+    vcpu = template.vcpu if request.vcpu is None else request.vcpu
+    memory_mib = template.memory_mib if request.memory_mib is None else request.memory_mib
+    disk_mib = template.disk_mib if request.disk_mib is None else request.disk_mib
+    check_sizes(vcpu, memory_mib, disk_mib, image)
+    return _Resolved(
+        template=template,
+        image=image,
+        datastore=session.get_one(Datastore, image.datastore_id),
+        tenant=find(session, Tenant, "tenant", request.tenant),
+        vnets=vnets,
+        group=find(session, PlacementGroup, "placement group", request.group) if request.group else None,
+        vcpu=vcpu,
+        memory_mib=memory_mib,
+        disk_mib=disk_mib,
+    )
+
+
+def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:
+    """Raise Invalid where no machine can have these sizes."""
+    if vcpu < 1:
+        raise Invalid(f"{vcpu} vCPU is refused: a machine needs at least 1.")
+    if memory_mib < MIN_MEMORY_MIB:
+        raise Invalid(f"{memory_mib} MiB of memory is refused: a machine needs at least {MIN_MEMORY_MIB}.")
+    if disk_mib < image.virtual_size_mib:
+        raise Invalid(
+            f"A disk of {disk_mib} MiB is refused: image {image.name} has {image.virtual_size_mib} MiB."
+        )
+
+
+def _names(session: Session, request: DeployRequest, tenant: Tenant, vm_ids: Sequence[str]) -> list[str]:
+    if not request.name:
+        names = [check_name("Machine", f"{request.template[:54]}-{vm_id[:8]}") for vm_id in vm_ids]
+    elif request.count == 1:
+        names = [request.name]
+    else:
+        names = [check_name("Machine", f"{request.name}-{n}") for n in range(1, request.count + 1)]
+    keys = {f"{tenant.id}/{name}": name for name in names}
+    taken = session.scalars(
+        select(Vm.live_name).where(Vm.live_name.in_(list(keys))).order_by(Vm.live_name)
+    ).first()
+    if taken is not None:
+        raise Conflict(f"Machine name {keys[taken]!r} is taken in tenant {tenant.name}: choose another.")
+    return names
+
+
+def _group(session: Session, group: PlacementGroup | None) -> Group | None:
+    if group is None:
+        return None
+    hosts = session.scalars(
+        select(Vm.host_id).where(Vm.group_id == group.id, Vm.state.in_(HOLDING)).distinct()
+    )
+    return Group(group.name, group.policy, frozenset(hosts))
+
+
+def _place(session: Session, request: DeployRequest, what: _Resolved) -> tuple[list[str], tuple[str, ...]]:
+    shape = Shape(what.vcpu, what.memory_mib, what.datastore.id, frozenset(v.uri for v in what.vnets))
+    hosts = host_loads(session)
+    if not hosts:
+        raise NoCapacity("There is no host yet: enroll one with `vdc host enroll`.")
+    placement = place(request.count, shape, hosts, parse_rank(request.policy), _group(session, what.group))
+    host_ids = [host_id for host_id in placement.host_ids if host_id is not None]
+    if len(host_ids) < request.count:
+        some = f"only {len(host_ids)} of {request.count} machines fit" if host_ids else "no host can take it"
+        raise NoCapacity(f"Not placed: {some}. {'; '.join(placement.said)}.")
+    return host_ids, placement.said
+
+
+def _lease(session: Session, vnet: Vnet, count: int) -> list[IPv4Address]:
+    taken = set(session.scalars(select(Nic.address).where(Nic.vnet_id == vnet.id)))
+    if vnet.gateway:
+        taken.add(vnet.gateway)
+    free = free_addresses(IPv4Address(vnet.first_address), IPv4Address(vnet.last_address), taken, count)
+    if len(free) < count:
+        raise NoCapacity(
+            f"Network {vnet.name} ({vnet.cidr}) is exhausted: "
+            f"{len(free)} of the {count} addresses asked are free."
+        )
+    return free
+
+
+def _disk(what: _Resolved, vm_id: str) -> DiskSpec:
+    image = what.image
+    return DiskSpec(
+        index=0,
+        datastore_uri=what.datastore.uri,
+        file=model.disk_file(vm_id, 0, what.datastore.disk_format),
+        format=what.datastore.disk_format,
+        size_mib=what.disk_mib,
+        image=ImageSpec(image.id, image.file, image.format, image.virtual_size_mib, image.sha256),
+    )
+
+
+def host_ref(host: Host) -> HostRef:
+    return HostRef(host.name, host.uri, host.domain_type, host.arch, host.migration_address)
+
+
+def vnet_spec(vnet: Vnet) -> VnetSpec:
+    return VnetSpec(vnet.id, vnet.name, vnet.uri, vnet.vlan_id, vnet.cidr, vnet.gateway, tuple(vnet.dns))
+
+
+def _specs(
+    session: Session, request: DeployRequest, what: _Resolved, vm_ids: list[str], host_ids: list[str]
+) -> list[VmSpec]:
+    site = session.scalars(select(Site.id)).one()
+    hosts = {h.id: host_ref(h) for h in session.scalars(select(Host).where(Host.id.in_(set(host_ids))))}
+    names = _names(session, request, what.tenant, vm_ids)
+    leases = [(vnet_spec(vnet), _lease(session, vnet, len(vm_ids))) for vnet in what.vnets]
+    return [
+        VmSpec(
+            vm_id=vm_id,
+            name=name,
+            tenant=what.tenant.name,
+            site=site,
+            host=hosts[host_ids[n]],
+            vcpu=what.vcpu,
+            memory_mib=what.memory_mib,
+            disks=(_disk(what, vm_id),),
+            nics=tuple(
+                NicSpec(i, vnet, model.nic_device(vm_id, i), mac_of(addresses[n], i), str(addresses[n]))
+                for i, (vnet, addresses) in enumerate(leases)
+            ),
+            context=ContextSpec(name, tuple(what.template.ssh_keys), what.template.start_script),
+            seed_datastore_uri=what.datastore.uri,
+            seed_file=model.seed_file(vm_id),
+            start=request.start,
+        )
+        for n, (vm_id, name) in enumerate(zip(vm_ids, names, strict=True))
+    ]
+
+
+def _insert(session: Session, what: _Resolved, made: list[VmSpec], host_ids: list[str]) -> None:
+    now = utc_now()
+    session.execute(
+        insert(Vm),
+        [
+            {
+                "id": spec.vm_id,
+                "name": spec.name,
+                "live_name": f"{what.tenant.id}/{spec.name}",
+                "tenant_id": what.tenant.id,
+                "template_id": what.template.id,
+                "host_id": host_id,
+                "group_id": what.group.id if what.group else None,
+                "desired": Desired(spec.start),
+                "state": VmState.DEPLOYING,
+                "vcpu": spec.vcpu,
+                "memory_mib": spec.memory_mib,
+                "spec": specs.dump(spec),
+                "created_at": now,
+            }
+            for spec, host_id in zip(made, host_ids, strict=True)
+        ],
+    )
+    session.execute(
+        insert(Disk),
+        [
+            {
+                "vm_id": spec.vm_id,
+                "index": disk.index,
+                "datastore_id": what.datastore.id,
+                "image_id": what.image.id,
+                "file": disk.file,
+                "format": disk.format,
+                "size_mib": disk.size_mib,
+            }
+            for spec in made
+            for disk in spec.disks
+        ],
+    )
+    nics = [
+        {
+            "vm_id": spec.vm_id,
+            "vnet_id": nic.vnet.vnet_id,
+            "index": nic.index,
+            "address": nic.address,
+            "mac": nic.mac,
+            "device": nic.device,
+        }
+        for spec in made
+        for nic in spec.nics
+    ]
+    if nics:
+        session.execute(insert(Nic), nics)
+
+
+def claim_deploy(
+    session: Session,
+    request: DeployRequest,
+    *,
+    actor: str,
+    prices: ListPrices,
+    flow_run_id: str | None = None,
+) -> DeployClaim:
+    """Reserve all that the request needs and open its operations.
+
+    Raises Refused where it cannot be; the session must then be rolled back.
+    """
+    if adopted := adopt_batch(session, "deploy", flow_run_id):
+        return DeployClaim(adopted, None)
+    what = _resolve(session, request)
+    vm_ids = [new_id() for _ in range(request.count)]
+    n = request.count
+    adding = Use(n, what.vcpu * n, what.memory_mib * n, what.disk_mib * n)
+    quota_left = check_quota(session, what.tenant, adding)
+    host_ids, said = _place(session, request, what)
+    made = _specs(session, request, what, vm_ids, host_ids)
+    _insert(session, what, made, host_ids)
+    batch = open_batch(
+        session,
+        "deploy",
+        f"{what.tenant.name}/{what.template.name} x{n}",
+        request.model_dump(mode="json"),
+        made,
+        actor=actor,
+        flow_run_id=flow_run_id,
+    )
+    hourly = per_hour(prices, adding.vcpu, adding.memory_mib, adding.disk_mib)
+    plan = DeployPlan(said, tuple(quota_left), hourly, per_month(hourly), prices.currency)
+    return DeployClaim(batch, plan)

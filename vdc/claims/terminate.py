@@ -1,0 +1,58 @@
+"""The claim of a termination."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from vdc import specs
+from vdc.claims.batch import Batch, adopt_batch, open_batch
+from vdc.errors import Invalid, NotFound
+from vdc.requests import TerminateRequest
+from vdc.schema import Tenant, Vm
+from vdc.states import HOLDING, Desired, VmState, check_terminable
+
+
+def find_vm(session: Session, name: str, tenant: str = "") -> Vm:
+    """The live machine called `name`, or with that id; else the newest that ended.
+
+    Raises NotFound where there is none, Invalid where several tenants have one.
+    """
+    query = select(Vm).where(or_(Vm.name == name, Vm.id == name)).order_by(Vm.created_at.desc())
+    if tenant:
+        query = query.join(Tenant, Tenant.id == Vm.tenant_id).where(Tenant.name == tenant)
+    found = session.scalars(query).all()
+    if not found:
+        raise NotFound(f"There is no machine {name!r}{f' of tenant {tenant}' if tenant else ''}.")
+    live = [vm for vm in found if vm.state in HOLDING]
+    if len(live) > 1:
+        raise Invalid(f"Several tenants have a machine {name!r}: add --tenant, or give its id.")
+    return live[0] if live else found[0]
+
+
+def claim_terminate(
+    session: Session, request: TerminateRequest, *, actor: str, flow_run_id: str | None = None
+) -> Batch:
+    """Open an operation on each machine and mark it as leaving. Raises Refused where one cannot be."""
+    if adopted := adopt_batch(session, "terminate", flow_run_id):
+        return adopted
+    if not request.vms:
+        raise Invalid("No machine was named.")
+    vms = list({vm.id: vm for vm in (find_vm(session, n, request.tenant) for n in request.vms)}.values())
+    for vm in vms:
+        check_terminable(vm.name, VmState(vm.state))
+    batch = open_batch(
+        session,
+        "terminate",
+        vms[0].name if len(vms) == 1 else f"{vms[0].name} and {len(vms) - 1} more",
+        request.model_dump(mode="json"),
+        [specs.load(vm.spec) for vm in vms],
+        actor=actor,
+        flow_run_id=flow_run_id,
+    )
+    # A machine that failed has left nothing behind and holds no place: it stays as it is until it is gone.
+    holding = [vm.id for vm in vms if vm.state in HOLDING]
+    session.execute(
+        update(Vm).where(Vm.id.in_(holding)).values(desired=Desired.ABSENT, state=VmState.TERMINATING)
+    )
+    return batch

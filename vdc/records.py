@@ -1,0 +1,179 @@
+"""What is written when an act is over: state, usage event and the end of the operation, in one transaction.
+
+Each function takes many outcomes, as a mass deployment records them in groups, and passes over those whose
+operation was taken over meanwhile: it returns the claims that it recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from vdc.model import VmSpec
+from vdc.operations import Claim, close
+from vdc.schema import Disk, Nic, Operation, UsageEvent, Vm, utc_now
+from vdc.states import Desired, VmState
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one machine's operation ended, `at` the instant its last step was seen to be done.
+
+    `error` is empty on success; `clean` tells whether nothing of the machine is left on any host.
+    """
+
+    claim: Claim
+    spec: VmSpec
+    at: datetime
+    error: str = ""
+    clean: bool = True
+
+
+def _ours(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    # Other writers are excluded while we hold the session: what is ours now is ours until the commit.
+    wanted = [(o.claim.operation_id, o.claim.epoch) for o in outcomes]
+    held = set(
+        session.execute(
+            select(Operation.id, Operation.epoch).where(
+                tuple_(Operation.id, Operation.epoch).in_(wanted), Operation.finished_at.is_(None)
+            )
+        ).tuples()
+    )
+    return [o for o in outcomes if (o.claim.operation_id, o.claim.epoch) in held]
+
+
+def _close(session: Session, outcomes: Sequence[Outcome]) -> None:
+    by_error: dict[str, list[str]] = {}
+    for o in outcomes:
+        by_error.setdefault(o.error, []).append(o.claim.operation_id)
+    for error, ids in by_error.items():
+        session.execute(
+            update(Operation)
+            .where(Operation.id.in_(ids))
+            .values(
+                open_key=None,
+                finished_at=utc_now(),
+                outcome="failed" if error else "done",
+                error=error or None,
+            )
+        )
+
+
+def _event(outcome: Outcome, tenant_id: str, kind: str) -> dict[str, Any]:
+    spec = outcome.spec
+    return {
+        "operation_id": outcome.claim.operation_id,
+        "vm_id": spec.vm_id,
+        "tenant_id": tenant_id,
+        "kind": kind,
+        "at": outcome.at,
+        "vcpu": spec.vcpu,
+        "memory_mib": spec.memory_mib,
+        "disk_mib": sum(d.size_mib for d in spec.disks),
+        "host": spec.host.name,
+    }
+
+
+def _tenants(session: Session, outcomes: Sequence[Outcome]) -> dict[str, str]:
+    ids = [o.spec.vm_id for o in outcomes]
+    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).tuples().all())
+
+
+def _write_events(session: Session, outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
+    tenants = _tenants(session, outcomes)
+    rows = [_event(o, tenants[o.spec.vm_id], kind) for o in outcomes for kind in kinds]
+    if rows:
+        session.execute(insert(UsageEvent), rows)
+
+
+def record_provisioned(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Machines that are what they should be."""
+    ours = _ours(session, outcomes)
+    for start in ("running", "paused", "stopped"):
+        made = [o for o in ours if o.spec.start == start]
+        if not made:
+            continue
+        session.execute(
+            update(Vm)
+            .where(Vm.id.in_([o.spec.vm_id for o in made]), Vm.state == VmState.DEPLOYING)
+            .values(state=VmState(start), observed=start, observed_at=utc_now())
+        )
+        _write_events(session, made, ("created",) if start == "stopped" else ("created", "started"))
+    _close(session, ours)
+    return ours
+
+
+def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
+    session.execute(delete(Nic).where(Nic.vm_id.in_(vm_ids)))
+    session.execute(delete(Disk).where(Disk.vm_id.in_(vm_ids)))
+    session.execute(
+        update(Vm)
+        .where(Vm.id.in_(vm_ids))
+        .values(
+            state=state,
+            desired=Desired.ABSENT,
+            live_name=None,
+            observed=None,
+            observed_at=utc_now(),
+            ended_at=utc_now(),
+        )
+    )
+
+
+def record_failed(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Deployments that failed: taken back where `clean`, else still leaving, for reconcile to finish."""
+    ours = _ours(session, outcomes)
+    _release(session, [o.spec.vm_id for o in ours if o.clean], VmState.FAILED)
+    session.execute(
+        update(Vm)
+        .where(Vm.id.in_([o.spec.vm_id for o in ours if not o.clean]))
+        .values(state=VmState.TERMINATING, desired=Desired.ABSENT)
+    )
+    _close(session, ours)
+    return ours
+
+
+def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Machines that are gone, or (with an error) still leaving."""
+    ours = _ours(session, outcomes)
+    gone = [o for o in ours if not o.error]
+    started = set(
+        session.scalars(
+            select(UsageEvent.vm_id).where(
+                UsageEvent.vm_id.in_([o.spec.vm_id for o in gone]), UsageEvent.kind == "created"
+            )
+        )
+    )
+    _write_events(session, [o for o in gone if o.spec.vm_id in started], ("terminated",))
+    _release(session, [o.spec.vm_id for o in gone], VmState.GONE)
+    _close(session, ours)
+    return ours
+
+
+def close_batch(session: Session, batch: Claim) -> str | None:
+    """Close a batch once none of its machines has an open operation.
+
+    Returns its error (a summary of the machines' failures), or None. Leaves it open where a machine's
+    operation still is: another process has taken that over, and whoever closes the last one closes the batch.
+    """
+    children = select(func.count(), func.count(Operation.finished_at), func.count(Operation.error)).where(
+        Operation.parent_id == batch.operation_id
+    )
+    total, finished, failed = session.execute(children).one()
+    if finished < total:
+        return f"{total - finished} of {total} machines were taken over by another process."
+    error = None
+    if failed:
+        first = session.scalars(
+            select(Operation.error)
+            .where(Operation.parent_id == batch.operation_id, Operation.error.is_not(None))
+            .order_by(Operation.finished_at)
+        ).first()
+        error = f"{failed} of {total} machines failed. {first}"
+    close(session, batch, error=error)
+    return error

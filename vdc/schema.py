@@ -1,0 +1,294 @@
+"""The tables of the inventory.
+
+Nothing here counts: what a host carries, a tenant uses or a network has left is derived from these rows
+inside the transaction that needs it. Two columns hold a *key while live* and NULL afterwards, so that a
+unique constraint means "at most one live" on SQLite, PostgreSQL and MariaDB alike: `vms.live_name` and
+`operations.open_key`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant. SQLite keeps no time zone, so that UTC is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"instant without time zone: {value!r}")
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[Any]: JSON()}
+
+
+Id = String(36)
+Name = String(63)
+
+
+class Site(Base):
+    """One row: who we are. Domains on hosts carry this id, so that two sites can share a host unharmed."""
+
+    __tablename__ = "site"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    created_at: Mapped[datetime]
+
+
+class Tenant(Base):
+    """A customer. A NULL limit means none."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    max_vms: Mapped[int | None]
+    max_vcpu: Mapped[int | None]
+    max_memory_mib: Mapped[int | None]
+    max_disk_mib: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Host(Base):
+    """A hypervisor host. `state`: `enrolling`, `enabled` or `disabled`."""
+
+    __tablename__ = "hosts"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(500), unique=True)
+    migration_address: Mapped[str] = mapped_column(String(255), default="")
+    state: Mapped[str] = mapped_column(String(20))
+    domain_type: Mapped[str] = mapped_column(String(20))
+    arch: Mapped[str] = mapped_column(String(20))
+    host_uuid: Mapped[str] = mapped_column(String(36), default="")
+    vcpu: Mapped[int]
+    memory_mib: Mapped[int]
+    reserved_memory_mib: Mapped[int] = mapped_column(default=0)
+    cpu_overcommit: Mapped[float] = mapped_column(Float, default=1.0)
+    memory_overcommit: Mapped[float] = mapped_column(Float, default=1.0)
+    networks: Mapped[list[Any]]
+    """URIs of the uplinks that were found at enrolment."""
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    hypervisor_version: Mapped[str] = mapped_column(String(60), default="")
+    load_1m: Mapped[float] = mapped_column(Float, default=0.0)
+    observed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Datastore(Base):
+    __tablename__ = "datastores"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(500), unique=True)
+    disk_format: Mapped[str] = mapped_column(String(10))
+    capacity_mib: Mapped[int | None]
+    free_mib: Mapped[int | None]
+    observed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class HostDatastore(Base):
+    """This host mounts that datastore, readable and writable: proved at enrolment."""
+
+    __tablename__ = "host_datastores"
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"), primary_key=True)
+    datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"), primary_key=True)
+
+
+class Image(Base):
+    """`state`: `importing` or `ready`."""
+
+    __tablename__ = "images"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"))
+    state: Mapped[str] = mapped_column(String(20))
+    file: Mapped[str] = mapped_column(String(255))
+    format: Mapped[str] = mapped_column(String(10))
+    virtual_size_mib: Mapped[int]
+    size_mib: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    """Of the file that was given to the import."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Vnet(Base):
+    """A virtual network: one layer-2 segment, one IPv4 pool."""
+
+    __tablename__ = "vnets"
+    __table_args__ = (UniqueConstraint("uri", "vlan_id"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(255))
+    vlan_id: Mapped[int | None]
+    cidr: Mapped[str] = mapped_column(String(43))
+    gateway: Mapped[str | None] = mapped_column(String(39))
+    first_address: Mapped[str] = mapped_column(String(39))
+    last_address: Mapped[str] = mapped_column(String(39))
+    dns: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Template(Base):
+    __tablename__ = "templates"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    vcpu: Mapped[int]
+    memory_mib: Mapped[int]
+    disk_mib: Mapped[int]
+    vnet_ids: Mapped[list[Any]]
+    ssh_keys: Mapped[list[Any]]
+    start_script: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PlacementGroup(Base):
+    """Machines that must share a host (`affinity`) or must not (`anti-affinity`), whoever owns them."""
+
+    __tablename__ = "placement_groups"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    policy: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Vm(Base):
+    __tablename__ = "vms"
+    __table_args__ = (Index(None, "host_id", "state"), Index(None, "tenant_id", "state"))
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, index=True)
+    live_name: Mapped[str | None] = mapped_column(String(127), unique=True)
+    """`<tenant id>/<name>` while the machine holds its place, then NULL."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    template_id: Mapped[str] = mapped_column(ForeignKey("templates.id"))
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
+    group_id: Mapped[str | None] = mapped_column(ForeignKey("placement_groups.id"))
+    desired: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20))
+    observed: Mapped[str | None] = mapped_column(String(20))
+    observed_at: Mapped[datetime | None]
+    vcpu: Mapped[int]
+    memory_mib: Mapped[int]
+    spec: Mapped[dict[str, Any]]
+    """The complete `vdc.model.VmSpec`: all that is needed to make it again, or to remove it."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class Disk(Base):
+    __tablename__ = "disks"
+    __table_args__ = (UniqueConstraint("vm_id", "index"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"))
+    index: Mapped[int]
+    datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"), index=True)
+    image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id"), index=True)
+    file: Mapped[str] = mapped_column(String(255))
+    format: Mapped[str] = mapped_column(String(10))
+    size_mib: Mapped[int]
+
+
+class Nic(Base):
+    """A network card and the lease of its address: one row, so that one cannot be without the other."""
+
+    __tablename__ = "nics"
+    __table_args__ = (
+        UniqueConstraint("vnet_id", "address"),
+        UniqueConstraint("vnet_id", "mac"),
+        UniqueConstraint("vm_id", "index"),
+    )
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"))
+    vnet_id: Mapped[str] = mapped_column(ForeignKey("vnets.id"))
+    index: Mapped[int]
+    address: Mapped[str] = mapped_column(String(39))
+    mac: Mapped[str] = mapped_column(String(17))
+    device: Mapped[str] = mapped_column(String(15))
+
+
+class Operation(Base):
+    """Lock, journal and audit in one. See vdc/operations.py for the rules."""
+
+    __tablename__ = "operations"
+    __table_args__ = (Index(None, "owner", "finished_at"), Index(None, "started_at"))
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("operations.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    object: Mapped[str] = mapped_column(String(127))
+    """`<kind>/<name>` as a person says it: `vm/web-1`."""
+    object_id: Mapped[str] = mapped_column(Id, index=True)
+    open_key: Mapped[str | None] = mapped_column(String(60), unique=True)
+    """`<object kind>:<object id>` while open, then NULL: one open operation per object."""
+    requested_by: Mapped[str] = mapped_column(String(127))
+    flow_run_id: Mapped[str | None] = mapped_column(Id, index=True)
+    spec: Mapped[dict[str, Any]]
+    owner: Mapped[str] = mapped_column(String(127))
+    epoch: Mapped[int] = mapped_column(Integer, default=1)
+    attempts: Mapped[int] = mapped_column(Integer, default=1)
+    heartbeat_at: Mapped[datetime]
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None] = mapped_column(index=True)
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    """`done` or `failed`; NULL while open."""
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class UsageEvent(Base):
+    """What happened to a machine that a bill must know. Append-only; a retry cannot bill twice."""
+
+    __tablename__ = "usage_events"
+    __table_args__ = (UniqueConstraint("operation_id", "vm_id", "kind"), Index(None, "tenant_id", "at"))
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str] = mapped_column(String(30))
+    at: Mapped[datetime]
+    """When it was observed to happen, not when the row was written."""
+    vcpu: Mapped[int]
+    memory_mib: Mapped[int]
+    disk_mib: Mapped[int]
+    host: Mapped[str] = mapped_column(String(63))
