@@ -1,0 +1,204 @@
+"""What datastores in a directory share. All work is done on the host, one SSH command per act.
+
+Every file comes into being under a temporary name (`<name>.part-<random>`) and is renamed when it is
+whole. The scripts are fixed text; what varies reaches them as positional parameters. `$1` is always the
+directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from drivers.ssh import Ssh
+from vdc.errors import DriverFailure, Invalid
+from vdc.model import DiskSpec, ImageSpec, StorageUse
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MIB = 2**20
+
+_ENTER = 'set -eu; cd -- "$1"; '
+
+# mv -n never overwrites: of two makers of one file the first wins, and a disk in use stays as it is.
+PUBLISH = """
+publish() {
+  mv -n -- "$1" "$2"
+  if [ -e "$1" ]; then rm -f -- "$1"; echo found; else echo made; fi
+}
+"""
+
+_USE = _ENTER + "df -B1 --output=size,avail . | tail -n 1"
+
+_LIST = _ENTER + r"find . -maxdepth 1 -type f \( -name 'vm-*' -o -name 'image-*' \) -printf '%s %f\n'"
+
+_PROBE = (
+    _ENTER
+    + """
+probe=".vdc-probe-$2"
+trap 'rm -f -- "$probe"' EXIT
+printf %s "$2" > "$probe"
+[ "$(cat -- "$probe")" = "$2" ] || { echo "the probe file read back differently" >&2; exit 1; }
+"""
+)
+
+_WRITE = (
+    _ENTER
+    + PUBLISH
+    + """
+umask 077
+trap 'rm -f -- "$3"' EXIT
+cat > "$3"
+if cmp -s -- "$3" "$2"; then echo found; else mv -f -- "$3" "$2"; echo made; fi
+"""
+)
+
+_RECEIVE = (
+    _ENTER
+    + PUBLISH
+    + """
+trap 'rm -f -- "$3"' EXIT
+cat > "$3"
+sum=$(sha256sum < "$3")
+[ "${sum%% *}" = "$4" ] || { echo "the bytes arrived damaged: sha256 ${sum%% *}, expected $4" >&2; exit 1; }
+chmod 444 -- "$3"
+publish "$3" "$2"
+"""
+)
+
+_EXISTS = _ENTER + 'if [ -e "$2" ]; then echo found; else echo missing; fi'
+
+_REMOVE = (
+    _ENTER
+    + """
+shift
+for name; do
+  for file in "$name" "$name".part-*; do
+    if [ -e "$file" ]; then rm -f -- "$file"; echo "$file"; fi
+  done
+done
+"""
+)
+
+
+def directory_of(uri: str) -> str:
+    """The directory in a datastore's URI, such as `qcow2:///srv/vdc`. Raises Invalid."""
+    parts = urlsplit(uri)
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or ".." in path.split("/") or path.rstrip("/") == "":
+        raise Invalid(f"Datastore URI {uri!r} should name an absolute directory: {parts.scheme}:///srv/vdc.")
+    return path.rstrip("/")
+
+
+def plain(file: str) -> str:
+    """`file`, if it is a plain file name. Raises Invalid."""
+    if not _PLAIN.fullmatch(file):
+        raise Invalid(f"{file!r} is not a plain file name.")
+    return file
+
+
+def part_of(file: str) -> str:
+    """A temporary name for `file`, found again by its beginning."""
+    return f"{plain(file)}.part-{secrets.token_hex(6)}"
+
+
+def script(
+    ssh: Ssh,
+    text: str,
+    directory: str,
+    *args: str,
+    what: str,
+    stdin: bytes = b"",
+    timeout_s: float | None = None,
+) -> str:
+    """Run a fixed script in `directory`; return what it printed. Raises what `Ssh.run` raises."""
+    argv = ["sh", "-c", text, "sh", directory, *args]
+    return ssh.run(argv, stdin=stdin, timeout_s=timeout_s, what=what).decode(errors="surrogateescape")
+
+
+def read_use(ssh: Ssh, directory: str) -> StorageUse:
+    size, free = script(ssh, _USE, directory, what=f"reading the size of {directory}").split()
+    return StorageUse(capacity_mib=int(size) // MIB, free_mib=int(free) // MIB)
+
+
+def read_files(ssh: Ssh, directory: str) -> dict[str, int]:
+    lines = script(ssh, _LIST, directory, what=f"listing {directory}").splitlines()
+    pairs = (line.split(" ", 1) for line in lines)
+    return {name: int(size) for size, name in pairs}
+
+
+def ensure_writable(ssh: Ssh, directory: str) -> bool:
+    script(ssh, _PROBE, directory, secrets.token_hex(8), what=f"writing a probe file to {directory}")
+    return True
+
+
+def ensure_written(ssh: Ssh, directory: str, file: str, content: bytes) -> bool:
+    """Write a small file whole, readable by its owner only. False if it was there with the same content."""
+    what = f"writing {file} to {directory}"
+    answer = script(ssh, _WRITE, directory, plain(file), part_of(file), what=what, stdin=content)
+    return _made(ssh, what, answer)
+
+
+def ensure_image(
+    ssh: Ssh, directory: str, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None
+) -> bool:
+    """Upload `source` as `image.file`. Raises Invalid if it is not what was inspected."""
+    what = f"storing {image.file} in {directory}"
+    if script(ssh, _EXISTS, directory, plain(image.file), what=what).strip() == "found":
+        return False
+    try:
+        with source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Invalid(f"{source} cannot be read: {error.strerror}.") from error
+    if image.sha256 and image.sha256 != sha256:
+        raise Invalid(
+            f"{source} is not the file that was inspected: sha256 {sha256}, expected {image.sha256}."
+        )
+    argv = ["sh", "-c", _RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
+    return _made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
+
+
+def ensure_made(ssh: Ssh, text: str, directory: str, disk: DiskSpec, *args: str, timeout_s: float) -> bool:
+    """Run a script that makes `disk.file` and ends in `publish`: `$2` file, `$3` part, `$4` MiB, then `args`.
+
+    Raises Invalid if the disk would be smaller than its image.
+    """
+    if disk.image and disk.size_mib < disk.image.virtual_size_mib:
+        raise Invalid(
+            f"A disk of {disk.size_mib} MiB cannot hold image {disk.image.file} of "
+            f"{disk.image.virtual_size_mib} MiB."
+        )
+    what = f"making disk {disk.file} in {directory}"
+    answer = script(
+        ssh,
+        _ENTER + PUBLISH + text,
+        directory,
+        plain(disk.file),
+        part_of(disk.file),
+        str(disk.size_mib),
+        *args,
+        what=what,
+        timeout_s=timeout_s,
+    )
+    return _made(ssh, what, answer)
+
+
+def ensure_removed(ssh: Ssh, directory: str, files: Sequence[str]) -> bool:
+    names = [plain(file) for file in files]
+    if not names:
+        return False
+    what = f"removing {', '.join(names[:5])}{' and more' if len(names) > 5 else ''} from {directory}"
+    return bool(script(ssh, _REMOVE, directory, *names, what=what))
+
+
+def _made(ssh: Ssh, what: str, answer: str) -> bool:
+    word = answer.strip()
+    if word not in ("made", "found"):
+        raise DriverFailure(
+            f"{ssh.name}: {what}: unexpected answer {word[:200]!r}.", host=ssh.name, command=what
+        )
+    return word == "made"

@@ -1,0 +1,80 @@
+"""Disks as full, sparse copies in a directory: `raw:///srv/vdc/shared`. The copy is made on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from drivers import ssh as ssh_module
+from drivers.contract import Access, DatastoreCapabilities
+from drivers.datastore import files
+from drivers.ssh import Ssh
+from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
+
+SLOWEST_COPY_MIB = 20
+"""MiB a second below which a copy is given up."""
+
+# cp shares the bytes where the file system can (XFS, btrfs). A qcow2 image has to be unpacked.
+_COPY = """
+if [ -e "$2" ]; then echo found; exit 0; fi
+umask 077
+trap 'rm -f -- "$3"' EXIT
+case "$6" in
+  '') : > "$3" ;;
+  raw) cp --reflink=auto --sparse=always -- "$5" "$3"; chmod 600 -- "$3" ;;
+  *) qemu-img convert -q -f "$6" -O raw -- "$5" "$3" ;;
+esac
+truncate -s ">$4M" -- "$3"
+publish "$3" "$2"
+"""
+
+
+class RawDatastore:
+    """One directory on one host."""
+
+    capabilities = DatastoreCapabilities(shared=True, disk_format="raw", clone="copy", snapshots=False)
+
+    def __init__(self, directory: str, ssh: Ssh, access: Access) -> None:
+        self._directory = directory
+        self._ssh = ssh
+        self._access = access
+
+    def path(self, file: str) -> str:
+        return f"{self._directory}/{files.plain(file)}"
+
+    def read_use(self) -> StorageUse:
+        return files.read_use(self._ssh, self._directory)
+
+    def read_files(self) -> Mapping[str, int]:
+        return files.read_files(self._ssh, self._directory)
+
+    def ensure_writable(self) -> bool:
+        return files.ensure_writable(self._ssh, self._directory)
+
+    def ensure_image(
+        self, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None = None
+    ) -> bool:
+        return files.ensure_image(self._ssh, self._directory, image, source, progress)
+
+    def ensure_disk(self, disk: DiskSpec) -> bool:
+        image, image_format = (files.plain(disk.image.file), disk.image.format) if disk.image else ("", "")
+        copied_mib = disk.image.virtual_size_mib if disk.image else 0
+        return files.ensure_made(
+            self._ssh,
+            _COPY,
+            self._directory,
+            disk,
+            image,
+            image_format,
+            timeout_s=self._access.call_timeout_s + copied_mib / SLOWEST_COPY_MIB,
+        )
+
+    def ensure_seed(self, file: str, content: bytes) -> bool:
+        return files.ensure_written(self._ssh, self._directory, file, content)
+
+    def ensure_removed(self, names: Sequence[str]) -> bool:
+        return files.ensure_removed(self._ssh, self._directory, names)
+
+
+def datastore(uri: str, host: HostRef, access: Access) -> RawDatastore:
+    return RawDatastore(files.directory_of(uri), ssh_module.connection(host, access), access)

@@ -1,0 +1,363 @@
+"""A host's domains through libvirt: `qemu+ssh://root@h1/system`.
+
+libvirt's calls have no deadline of their own. Three things bound them here: keep-alive messages, answered
+by the host's daemon and watched by an event-loop thread, so that a dead host breaks its connection after
+`KEEPALIVE_S * KEEPALIVE_COUNT` seconds; a disposable thread around every call; and the SSH client's own
+limits while connecting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import libvirt
+from lxml import etree
+
+from drivers import ssh as ssh_module
+from drivers.contract import Access, HypervisorCapabilities
+from drivers.deadline import within
+from drivers.hypervisor import domain_xml
+from drivers.ssh import Ssh
+from vdc.errors import (
+    Busy,
+    DriverFailure,
+    HostUnreachable,
+    InvalidState,
+    NotFound,
+    TimedOut,
+    Unsupported,
+    VdcError,
+)
+from vdc.model import DomainSeen, DomainSpec, HostFacts, HostRef, domain_name
+
+T = TypeVar("T")
+
+KEEPALIVE_S = 5
+KEEPALIVE_COUNT = 3
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "running",
+    libvirt.VIR_DOMAIN_SHUTOFF: "stopped",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
+}
+
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+_GONE = {libvirt.VIR_ERR_NO_DOMAIN}
+_BUSY = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY, libvirt.VIR_ERR_AGENT_UNRESPONSIVE}
+_BROKEN = {
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+}
+
+
+def translate(error: libvirt.libvirtError, host: str, what: str) -> VdcError:
+    """What a libvirt error means to us, by its code and the part of libvirt that it comes from."""
+    code, origin = error.get_error_code(), error.get_error_domain()
+    text = (error.get_error_message() or str(error)).strip().rstrip(".")
+    message = f"{host}: {what} failed: {text}."
+    if code in _BROKEN or origin in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+        return HostUnreachable(f"The connection to libvirt on {host} failed during {what}: {text}.")
+    if code in _BUSY:
+        return Busy(message)
+    if code in _GONE:
+        return NotFound(message)
+    if code == libvirt.VIR_ERR_OPERATION_INVALID:
+        return InvalidState(message)
+    if code == libvirt.VIR_ERR_NO_SUPPORT:
+        return Unsupported(message)
+    return DriverFailure(message, host=host, command=what, stderr=text)
+
+
+class LibvirtHypervisor:
+    """One connection to one host's libvirt, opened when first needed and again when it broke.
+
+    Safe to use from several threads: libvirt carries several calls at once on a connection.
+    """
+
+    capabilities = HypervisorCapabilities(live_migration=True, snapshots=True)
+
+    def __init__(self, host: HostRef, access: Access, ssh: Ssh | None) -> None:
+        """`ssh` reaches the same host; None for URIs without one (libvirt's own test driver)."""
+        self._host = host
+        self._access = access
+        self._ssh = ssh
+        self._conn: libvirt.virConnect | None = None
+        self._pid = os.getpid()
+        self._opening = threading.Lock()
+        self._owners: dict[str, domain_xml.Owner | None] = {}
+
+    def read_facts(self) -> HostFacts:
+        def read(conn: libvirt.virConnect) -> HostFacts:
+            capabilities = etree.fromstring(conn.getCapabilities())
+            guests = capabilities.findall(f"guest[os_type='hvm']/arch[@name='{self._host.arch}']/domain")
+            types = {guest.get("type", "") for guest in guests}
+            return HostFacts(
+                hostname=conn.getHostname(),
+                host_uuid=capabilities.findtext("host/uuid", ""),
+                arch=capabilities.findtext("host/cpu/arch", ""),
+                domain_types=tuple(sorted(types)),
+                vcpu=conn.getInfo()[2],
+                # getInfo() has a memory size too, but reports a wrong one on some machines.
+                memory_mib=conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024,
+                load_1m=load,
+                hypervisor_version=f"{conn.getType()} {_version(conn.getVersion())}, "
+                f"libvirt {_version(conn.getLibVersion())}",
+                cpu_model=capabilities.findtext("host/cpu/model", ""),
+            )
+
+        load = self._read_load()
+        return self._call("reading its facts", read)
+
+    def read_domains(self) -> list[DomainSeen]:
+        def read(conn: libvirt.virConnect) -> list[DomainSeen]:
+            # One call for all states; our metadata costs one more for each domain not seen before.
+            seen = conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            uuids = {domain.UUIDString() for domain, _ in seen}
+            for uuid in self._owners.keys() - uuids:
+                self._owners.pop(uuid, None)
+            return [self._seen(domain, stats["state.state"]) for domain, stats in seen]
+
+        return self._call("listing its domains", read)
+
+    def read_domain(self, name: str) -> DomainSeen | None:
+        def read(conn: libvirt.virConnect) -> DomainSeen | None:
+            domain = _lookup(conn, name)
+            if domain is None:
+                return None
+            try:
+                return self._seen(domain, domain.state()[0])
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in _GONE:
+                    return None
+                raise
+
+        return self._call(f"reading domain {name}", read)
+
+    def ensure_defined(self, spec: DomainSpec) -> bool:
+        xml = domain_xml.build(spec)
+
+        def ensure(conn: libvirt.virConnect) -> bool:
+            domain = _lookup(conn, spec.name)
+            if domain is not None:
+                if domain.UUIDString() != spec.vm_id.lower():
+                    raise DriverFailure(
+                        f"{self._host.name}: a domain {spec.name} exists there which is not ours.",
+                        host=self._host.name,
+                    )
+                owner = _read_owner(domain)
+                if owner is not None and owner.spec == domain_xml.spec_hash(xml):
+                    return False
+            conn.defineXMLFlags(xml, 0)
+            return True
+
+        return self._call(f"defining domain {spec.name}", ensure)
+
+    def ensure_started(self, name: str, *, paused: bool = False) -> bool:
+        """Start the domain. One that is paused is resumed, unless it was to be started paused."""
+
+        def ensure(conn: libvirt.virConnect) -> bool:
+            domain = conn.lookupByName(name)
+            try:
+                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+                return True
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+                state = domain.state()[0]
+                if state == libvirt.VIR_DOMAIN_PAUSED and not paused:
+                    domain.resume()
+                    return True
+                if _STATES.get(state) in ("running", "paused"):
+                    return False
+                raise
+
+        return self._call(f"starting domain {name}", ensure)
+
+    def ensure_removed(self, name: str) -> bool:
+        """Remove a domain of ours. Raises DriverFailure for one that is not."""
+
+        def ensure(conn: libvirt.virConnect) -> bool:
+            domain = _lookup(conn, name)
+            if domain is None:
+                return False
+            # A domain with a name that follows from its uuid is ours without asking for its metadata.
+            if name != domain_name(domain.UUIDString()) and _read_owner(domain) is None:
+                raise DriverFailure(
+                    f"{self._host.name}: domain {name} is not ours and stays as it is.", host=self._host.name
+                )
+            with _already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+                domain.destroy()
+            with _already(libvirt.VIR_ERR_NO_DOMAIN):
+                domain.undefineFlags(_UNDEFINE)
+            return True
+
+        return self._call(f"removing domain {name}", ensure)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one."""
+        with self._opening:
+            conn, self._conn = self._conn, None
+        if conn is not None and self._pid == os.getpid():
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
+
+    def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
+        uuid = domain.UUIDString()
+        if uuid not in self._owners:
+            self._owners[uuid] = _read_owner(domain)
+        owner = self._owners[uuid]
+        return DomainSeen(
+            name=domain.name(),
+            state=_STATES.get(state, "other"),
+            vm_id=owner.vm_id if owner else "",
+            site=owner.site if owner else "",
+        )
+
+    def _read_load(self) -> float:
+        if self._ssh is None:
+            return 0.0
+        return float(self._ssh.run(["cat", "/proc/loadavg"], what="reading its load").split()[0])
+
+    def _call(self, what: str, act: Callable[[libvirt.virConnect], T]) -> T:
+        """Run libvirt calls on the connection, under the deadline, with errors translated."""
+        conn = self._connection()
+        where = f"{self._host.name}: {what}"
+        try:
+            return within(self._access.call_timeout_s, lambda: act(conn), where)
+        except libvirt.libvirtError as error:
+            raise translate(error, self._host.name, what) from error
+
+    def _connection(self) -> libvirt.virConnect:
+        # Twice the limit, since whoever holds the lock may first have to find out why it cannot connect.
+        timeout_s = self._access.connect_timeout_s
+        if not self._opening.acquire(timeout=2 * timeout_s):
+            raise HostUnreachable(
+                f"No connection to libvirt on {self._host.name} yet: another thread still tries."
+            )
+        try:
+            if self._pid != os.getpid():
+                # The socket is the parent's too: neither use nor close it.
+                _inherited.append(self._conn)
+                self._conn, self._pid = None, os.getpid()
+            if self._conn is None or not self._conn.isAlive():
+                self._conn = self._open(timeout_s)
+            return self._conn
+        finally:
+            self._opening.release()
+
+    def _open(self, timeout_s: float) -> libvirt.virConnect:
+        watched = _start_event_loop()
+        try:
+            conn = within(timeout_s, lambda: libvirt.open(self._host.uri), f"connecting to {self._host.name}")
+            if watched:
+                with contextlib.suppress(libvirt.libvirtError):  # local drivers have none
+                    conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+            return conn
+        except TimedOut as error:
+            self._explain()
+            raise HostUnreachable(
+                f"libvirt on {self._host.name} did not answer within {timeout_s:g} s."
+            ) from error
+        except libvirt.libvirtError as error:
+            self._explain()
+            raise translate(error, self._host.name, "connecting") from error
+
+    def _explain(self) -> None:
+        """Where SSH itself is the trouble, raise its clear error instead of libvirt's quotation of it."""
+        if self._ssh is not None:
+            self._ssh.check()
+
+
+def _lookup(conn: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
+    try:
+        return conn.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _GONE:
+            return None
+        raise
+
+
+def _read_owner(domain: libvirt.virDomain) -> domain_xml.Owner | None:
+    """Our metadata in a domain; None if it has none, or is gone by now."""
+    try:
+        return domain_xml.read_owner(
+            domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE)
+        )
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_GONE):
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _already(*codes: int) -> Any:
+    """Take these errors as the news that it is so already."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes:
+            raise
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+_inherited: list[Any] = []
+_loop_lock = threading.Lock()
+_loop_pid = 0
+
+
+def _start_event_loop() -> bool:
+    """Start this process's event loop, once. False in the child of a process that had one.
+
+    Such a child must not run it: the loop would read from the parent's connections. Its own calls work
+    without, only a dead host is then noticed by the deadline instead of by keep-alive.
+    """
+    global _loop_pid
+    with _loop_lock:
+        if _loop_pid == 0:
+            libvirt.registerErrorHandler(_ignore, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=_run_events, name="libvirt events", daemon=True).start()
+            _loop_pid = os.getpid()
+        return _loop_pid == os.getpid()
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _ignore(_context: object, _error: object) -> None:
+    """Errors are raised too: libvirt need not print them."""
+
+
+def _after_fork() -> None:
+    global _loop_lock
+    _loop_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def hypervisor(host: HostRef, access: Access) -> LibvirtHypervisor:
+    return LibvirtHypervisor(host, access, ssh_module.connection(host, access))

@@ -1,0 +1,74 @@
+"""Virtual networks on a host's plain Linux bridge, all sharing one segment: `bridge://br0`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from drivers import ssh as ssh_module
+from drivers.contract import Access, NetworkCapabilities
+from drivers.network import switch
+from drivers.ssh import Ssh
+from vdc.errors import DriverFailure, Invalid
+from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
+
+TRUST_S = 30.0
+"""How long a bridge that was seen with its uplink is taken to be so."""
+
+_PORTS = """
+if [ ! -d "/sys/class/net/$1/bridge" ]; then echo "there is no bridge $1" >&2; exit 1; fi
+ls "/sys/class/net/$1/brif"
+"""
+
+_REMOVE = """
+set -eu
+bridge=$1; shift
+for port; do
+  if [ -e "/sys/class/net/$bridge/brif/$port" ]; then ip link delete dev "$port"; echo "$port"; fi
+done
+"""
+
+
+class BridgeNetwork:
+    """The Linux bridge of one host."""
+
+    capabilities = NetworkCapabilities(isolated=False, vlan=False)
+
+    def __init__(self, bridge: str, ssh: Ssh) -> None:
+        self._bridge = bridge
+        self._ssh = ssh
+        self._seen_at = -TRUST_S
+
+    def ensure_network(self, vnet: VnetSpec) -> bool:
+        if vnet.vlan_id is not None:
+            raise Invalid(f"Network {vnet.name}: a plain bridge carries no VLAN; leave the VLAN id out.")
+        if time.monotonic() - self._seen_at < TRUST_S:
+            return False
+        if all(switch.is_ours(port) for port in self._ports()):
+            raise DriverFailure(
+                f"{self._ssh.name}: bridge {self._bridge} has no uplink; machines of {vnet.name} on "
+                f"this host would reach no other host. Add one: ip link set DEVICE master {self._bridge}.",
+                host=self._ssh.name,
+            )
+        self._seen_at = time.monotonic()
+        return False
+
+    def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
+        return Attachment(device=nic.device, mac=nic.mac, bridge=self._bridge)
+
+    def read_ports(self) -> list[str]:
+        return [port for port in self._ports() if switch.is_ours(port)]
+
+    def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
+        if not devices:
+            return False
+        argv = ["sh", "-c", _REMOVE, "sh", self._bridge, *(switch.ours(device) for device in devices)]
+        return bool(self._ssh.run(argv, what=f"removing ports from bridge {self._bridge}"))
+
+    def _ports(self) -> list[str]:
+        argv = ["sh", "-c", _PORTS, "sh", self._bridge]
+        return self._ssh.run(argv, what=f"listing the ports of bridge {self._bridge}").decode().split()
+
+
+def network(uri: str, host: HostRef, access: Access) -> BridgeNetwork:
+    return BridgeNetwork(switch.bridge_of(uri), ssh_module.connection(host, access))

@@ -1,0 +1,75 @@
+"""Which driver serves which URI. Adding a driver: one file, one line here, one row in the contract suite."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from drivers.contract import Access, Datastore, Hypervisor, Network
+from vdc.errors import Invalid
+from vdc.model import HostRef
+
+# scheme -> "module:function"; imported when first used, so that a reading command does not load libvirt.
+HYPERVISORS: Mapping[str, str] = {
+    "qemu+ssh": "drivers.hypervisor.libvirt:hypervisor",
+    "simulated": "drivers.simulated:hypervisor",
+}
+DATASTORES: Mapping[str, str] = {
+    "qcow2": "drivers.datastore.qcow2:datastore",
+    "raw": "drivers.datastore.raw:datastore",
+    "simulated": "drivers.simulated:datastore",
+}
+NETWORKS: Mapping[str, str] = {
+    "vlan": "drivers.network.vlan:network",
+    "bridge": "drivers.network.bridge:network",
+    "simulated": "drivers.simulated:network",
+}
+
+_objects: dict[tuple[object, ...], Any] = {}
+_lock = threading.Lock()
+
+
+def hypervisor(host: HostRef, access: Access) -> Hypervisor:
+    """The hypervisor of `host`, one object per process and host. Raises Invalid for an unknown scheme."""
+    return cast(Hypervisor, _driver("host", HYPERVISORS, host.uri, host, access))
+
+
+def datastore(uri: str, host: HostRef, access: Access) -> Datastore:
+    """The datastore `uri` as worked on from `host`. Raises Invalid for an unknown scheme."""
+    return cast(Datastore, _driver("datastore", DATASTORES, uri, host, access))
+
+
+def network(uri: str, host: HostRef, access: Access) -> Network:
+    """The switch that `uri` names on `host`. Raises Invalid for an unknown scheme."""
+    return cast(Network, _driver("network", NETWORKS, uri, host, access))
+
+
+def _driver(noun: str, known: Mapping[str, str], uri: str, host: HostRef, access: Access) -> Any:
+    scheme = urlsplit(uri).scheme
+    if scheme not in known:
+        raise Invalid(
+            f"No {noun} driver for {uri!r}: its scheme should be one of {', '.join(sorted(known))}."
+        )
+    key = (noun, uri, host, access)
+    with _lock:
+        found = _objects.get(key)
+        if found is None:
+            module, function = known[scheme].split(":")
+            factory = getattr(importlib.import_module(module), function)
+            found = factory(host, access) if noun == "host" else factory(uri, host, access)
+            _objects[key] = found
+        return found
+
+
+def _after_fork() -> None:
+    """The child makes its own drivers."""
+    global _lock
+    _lock = threading.Lock()
+    _objects.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
