@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.simulated.store import Call, datacenter, parse_uri
-from vdc.errors import Invalid, NotFound
+from vdc.errors import Invalid
 from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
 
 ROOT = "/simulated"
@@ -18,7 +19,9 @@ ROOT = "/simulated"
 OVERLAY_BYTES = 196_616
 """An empty qcow2 overlay's size, as qemu-img makes it."""
 MIB = 1024 * 1024
-PART = ".part"
+PART = ".part-simulated"
+"""A half-written file is called as other drivers call it; one form is enough here."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class SimulatedDatastore:
@@ -65,7 +68,7 @@ class SimulatedDatastore:
     def ensure_writable(self) -> bool:
         with self._call("ensure_writable") as call:
             self._check_space(call, 0)
-            return False
+            return True
 
     def ensure_image(
         self, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None = None
@@ -78,7 +81,7 @@ class SimulatedDatastore:
                 stat = source.stat()
                 checksum = _sha256(source, stat.st_mtime_ns, stat.st_size) if image.sha256 else ""
             except OSError as error:
-                raise NotFound(f"{source}: {error.strerror}.") from error
+                raise Invalid(f"{source} cannot be read: {error.strerror}.") from error
             if checksum != image.sha256:
                 raise Invalid(f"{source}: its sha256 is {checksum}, expected {image.sha256}.")
             self._check_space(call, stat.st_size)
@@ -96,40 +99,28 @@ class SimulatedDatastore:
 
     def ensure_disk(self, disk: DiskSpec) -> bool:
         _plain(disk.file)
-        with self._call("ensure_disk", disk.file) as call:
-            present = call.one(
-                "SELECT virtual_mib, backing FROM files WHERE datastore = ? AND host = ? AND name = ?",
-                (*self._key, disk.file),
+        if disk.image and disk.size_mib < disk.image.virtual_size_mib:
+            raise Invalid(
+                f"A disk of {disk.size_mib} MiB cannot hold image {disk.image.file} of"
+                f" {disk.image.virtual_size_mib} MiB."
             )
-            if present and present[0] >= disk.size_mib:
+        overlay = self.capabilities.clone == "overlay"
+        with self._call("ensure_disk", disk.file) as call:
+            if self._has(call, disk.file):
                 return False
-            if disk.format != self.capabilities.disk_format:
+            if disk.image and not self._has(call, disk.image.file):
                 raise call.failure(
-                    f"{self._name} holds {self.capabilities.disk_format} disks, not {disk.format}"
+                    f"Could not open '{self.path(disk.image.file)}': No such file or directory"
                 )
-            backing = present[1] if present else self._image_of(call, disk)
-            size = OVERLAY_BYTES if self.capabilities.clone == "overlay" else disk.size_mib * MIB
+            size = OVERLAY_BYTES if overlay else disk.size_mib * MIB
             self._check_space(call, size)
             if call.has_fault("halfway"):
                 self._put(call, disk.file + PART, size // 2)
             call.fail_if("halfway")
+            backing = disk.image.file if overlay and disk.image else ""
             self._drop(call, disk.file + PART)
             self._put(call, disk.file, size, virtual_mib=disk.size_mib, backing=backing)
             return True
-
-    def _image_of(self, call: Call, disk: DiskSpec) -> str:
-        """The backing file of a new disk: empty for a copy or a blank disk."""
-        if disk.image is None:
-            return ""
-        row = call.one(
-            "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?",
-            (*self._key, disk.image.file),
-        )
-        if row is None:
-            raise call.failure(f"Could not open '{self.path(disk.image.file)}': No such file or directory")
-        if row[0] > disk.size_mib:
-            raise call.failure(f"{disk.file}: {disk.size_mib} MiB is smaller than its image of {row[0]} MiB")
-        return disk.image.file if self.capabilities.clone == "overlay" else ""
 
     def ensure_seed(self, file: str, content: bytes) -> bool:
         _plain(file)
@@ -156,7 +147,7 @@ class SimulatedDatastore:
             for index, file in enumerate(files):
                 if index == 1:
                     call.fail_if("halfway")
-                removed |= self._drop(call, file) | self._drop(call, file + PART)
+                removed |= self._drop(call, file) | self._drop_parts(call, file)
             return removed
 
     def _has(self, call: Call, file: str) -> bool:
@@ -183,10 +174,14 @@ class SimulatedDatastore:
     def _drop(self, call: Call, file: str) -> bool:
         """On Linux a file that a running domain has open can be removed: nobody is asked."""
         where = (*self._key, file)
-        return (
-            call.execute("DELETE FROM files WHERE datastore = ? AND host = ? AND name = ?", where).rowcount
-            > 0
-        )
+        sql = "DELETE FROM files WHERE datastore = ? AND host = ? AND name = ?"
+        return call.execute(sql, where).rowcount > 0
+
+    def _drop_parts(self, call: Call, file: str) -> bool:
+        # All names that begin with `<file>.part-`, by a range ("." follows "-") that the primary key serves.
+        where = (*self._key, f"{file}.part-", f"{file}.part.")
+        sql = "DELETE FROM files WHERE datastore = ? AND host = ? AND name >= ? AND name < ?"
+        return call.execute(sql, where).rowcount > 0
 
     def _capacity_mib(self, call: Call) -> int:
         row = call.one("SELECT capacity_mib FROM datastores WHERE name = ?", (self._name,))
@@ -209,7 +204,7 @@ class SimulatedDatastore:
 
 
 def _plain(file: str) -> str:
-    if not file or "/" in file or "\0" in file or file in (".", ".."):
+    if not _PLAIN.fullmatch(file):
         raise Invalid(f"{file!r} is not a plain file name.")
     return file
 

@@ -10,6 +10,7 @@ from typing import Any
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
+from vdc.errors import NotFound
 from vdc.model import DomainSeen, DomainSpec, HostFacts, HostRef
 
 SEEN = "SELECT name, state, vm_id, site FROM domains WHERE host = ?"
@@ -75,7 +76,7 @@ class SimulatedHypervisor:
         with self._call("ensure_started", name) as call:
             row = call.one("SELECT state, spec FROM domains WHERE host = ? AND name = ?", (self._host, name))
             if row is None:
-                raise call.failure(f"Domain not found: no domain with matching name '{name}'")
+                raise NotFound(f"{self._host}: starting {name} failed: there is no such domain.")
             state, spec = row
             if state == "running" or (state == "paused" and paused):
                 return False
@@ -131,8 +132,11 @@ class SimulatedHypervisor:
     def ensure_removed(self, name: str) -> bool:
         with self._call("ensure_removed", name) as call:
             where = (self._host, name)
-            if not call.one("SELECT 1 FROM domains WHERE host = ? AND name = ?", where):
+            row = call.one("SELECT vm_id FROM domains WHERE host = ? AND name = ?", where)
+            if row is None:
                 return False
+            if not row[0]:
+                raise call.failure(f"domain {name} is not ours and stays as it is")
             if not call.has_fault("leave_ports"):
                 call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", where)
             if call.has_fault("halfway"):  # powered off, still defined

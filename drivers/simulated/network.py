@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from drivers.contract import Access, NetworkCapabilities
+from drivers.network.switch import is_ours, ours
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import Invalid
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
@@ -49,19 +50,22 @@ class SimulatedNetwork:
         )
 
     def _vlan_id(self, vnet: VnetSpec) -> int | None:
-        if self.capabilities.vlan and vnet.vlan_id is None:
-            raise Invalid(f"Network {vnet.name} needs a VLAN id on switch {self._switch}.")
-        return vnet.vlan_id if self.capabilities.vlan else None
+        if self.capabilities.vlan and (vnet.vlan_id is None or not 1 <= vnet.vlan_id <= 4094):
+            raise Invalid(f"Network {vnet.name} needs a VLAN id from 1 to 4094, not {vnet.vlan_id}.")
+        if not self.capabilities.vlan and vnet.vlan_id is not None:
+            raise Invalid(
+                f"Network {vnet.name}: switch {self._switch} carries no VLAN; leave the VLAN id out."
+            )
+        return vnet.vlan_id
 
     def read_ports(self) -> list[str]:
         with self._call("read_ports") as call:
-            rows = call.execute(
-                "SELECT device FROM ports WHERE host = ? AND switch = ? AND device GLOB 'vd*' ORDER BY 1",
-                (self._host, self._switch),
-            )
-            return [device for (device,) in rows]
+            row = (self._host, self._switch)
+            rows = call.execute("SELECT device FROM ports WHERE host = ? AND switch = ? ORDER BY device", row)
+            return [device for (device,) in rows if is_ours(device)]
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
+        devices = [ours(device) for device in devices]
         with self._call("ensure_ports_removed", " ".join(devices)) as call:
             removed = 0
             for device in devices:
