@@ -1,0 +1,5 @@
+"""Fixtures that several kinds of tests share. Each costs nothing until a test asks for it."""
+
+from tests.postgres import inventory_url, postgres_server, postgres_url
+
+__all__ = ["inventory_url", "postgres_server", "postgres_url"]
