@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from vdc.errors import Invalid
+from vdc.pricing import ListPrices
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -39,10 +41,27 @@ class Settings:
     """How often a task retries a transient failure."""
     retry_delay_s: float = 1.0
     """First pause before a retry; doubles each time."""
+    price_vcpu_hour: str = "0.0080"
+    price_memory_gib_hour: str = "0.0040"
+    price_disk_gib_month: str = "0.0500"
+    currency: str = "EUR"
+    """The site's list prices, shown by every plan."""
 
     @property
     def inventory_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'inventory.db'}"
+
+    @property
+    def prices(self) -> ListPrices:
+        try:
+            return ListPrices(
+                Decimal(self.price_vcpu_hour),
+                Decimal(self.price_memory_gib_hour),
+                Decimal(self.price_disk_gib_month),
+                self.currency,
+            )
+        except InvalidOperation as error:
+            raise Invalid("The settings price_* must be decimal numbers, such as 0.0080.") from error
 
     @property
     def api_url(self) -> str:

@@ -1,0 +1,39 @@
+"""Make machines from a template."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.batches import claimed, conclude, fenced
+from tasks.environment import environment
+from tasks.fanout import Recorder, act_on_each
+from tasks.machines import provision_vm, teardown_vm
+from vdc.claims.deploy import claim_deploy
+from vdc.records import record_failed, record_provisioned
+from vdc.requests import DeployRequest
+
+
+@flow(
+    name="deploy",
+    flow_run_name="deploy {request.count} x {request.template} for {request.tenant}",
+    **flow_options(),
+)
+def deploy(request: DeployRequest) -> str:
+    """Claim hosts, addresses and quota; make each machine; take back each one that fails.
+
+    Returns the operation's id. Raises Refused before anything is touched, OperationFailed where a machine
+    failed.
+    """
+    batch = claimed(claim_deploy, request, prices=environment().settings.prices).batch
+    with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+        act_on_each(
+            "deploying",
+            provision_vm,
+            batch.machines,
+            fence,
+            Recorder(done=record_provisioned, failed=record_failed),
+            undo=teardown_vm,
+            all_or_none=request.atomic,
+        )
+    return conclude(batch)

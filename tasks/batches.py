@@ -1,0 +1,50 @@
+"""Claiming a batch, holding it while the flow acts, and closing it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from prefect.runtime import flow_run
+
+from tasks.environment import environment
+from vdc.access import actor
+from vdc.claims.batch import Batch
+from vdc.errors import OperationFailed
+from vdc.inventory import write_session
+from vdc.operations import Claim, Fence
+from vdc.records import close_batch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def claimed(claim: Callable[..., T], *args: object, **kwargs: object) -> T:
+    """Run a claim of vdc.claims in its transaction, for the actor and the flow run of this process."""
+    with write_session(environment().url) as session:
+        return claim(session, *args, actor=actor(), flow_run_id=flow_run.get_id(), **kwargs)
+
+
+def recorded(record: Callable[..., T], *args: object) -> T:
+    """Run a record of vdc.claims in its transaction."""
+    with write_session(environment().url) as session:
+        return record(session, *args)
+
+
+@contextmanager
+def fenced(*claims: Claim) -> Iterator[Fence]:
+    """Keep the operations alive while the flow acts."""
+    settings = environment().settings
+    fence = Fence(environment().url, settings.operation_lease_s, claims)
+    with fence.kept(on_error=lambda error: log.warning("Heartbeats could not be written: %s", error)):
+        yield fence
+
+
+def conclude(batch: Batch) -> str:
+    """Close the batch and return its operation's id. Raises OperationFailed where a machine failed."""
+    error = recorded(close_batch, batch.claim)
+    if error:
+        raise OperationFailed(error, batch.claim.operation_id)
+    return batch.claim.operation_id

@@ -1,0 +1,170 @@
+"""Acting on many machines at once: bounded on each host, so that a slow host delays its own machines only."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from prefect.futures import PrefectConcurrentFuture
+from prefect.tasks import Task
+from prefect.utilities.annotations import quote
+from sqlalchemy.orm import Session
+
+from tasks import progress
+from tasks.environment import environment
+from vdc.claims.batch import Machine
+from vdc.errors import Superseded
+from vdc.inventory import write_session
+from vdc.operations import Fence
+from vdc.records import Outcome
+from vdc.schema import utc_now
+
+Record = Callable[[Session, Sequence[Outcome]], object]
+
+GROUP_SIZE = 50
+GROUP_AGE_S = 0.5
+
+
+class Recorder:
+    """Writes outcomes as they come, in groups: at most 50 at a time, none later than half a second."""
+
+    def __init__(self, done: Record, failed: Record) -> None:
+        self._done, self._failed = done, failed
+        self._waiting: list[Outcome] = []
+        self._since = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting.append(outcome)
+        if len(self._waiting) >= GROUP_SIZE:
+            self.flush()
+
+    def due_in_s(self) -> float | None:
+        """Seconds until the group must be written; None where there is none."""
+        return max(0.0, self._since + GROUP_AGE_S - time.monotonic()) if self._waiting else None
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        with write_session(environment().url) as session:
+            self._done(session, [o for o in self._waiting if not o.error])
+            self._failed(session, [o for o in self._waiting if o.error])
+        self._waiting.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    task: Task[..., Any]
+    machine: Machine
+    failure: str = ""
+    """Why the machine is being taken back; empty on the way forward."""
+
+
+class _Hosts:
+    """Jobs by host, so many running at a time on each."""
+
+    def __init__(self, jobs: Sequence[_Job], limit: int) -> None:
+        self._waiting: dict[str, deque[_Job]] = {}
+        self._running: dict[str, int] = {}
+        self._limit = limit
+        for job in jobs:
+            self._waiting.setdefault(job.machine.spec.host.name, deque()).append(job)
+
+    def first(self, job: _Job) -> None:
+        self._waiting.setdefault(job.machine.spec.host.name, deque()).appendleft(job)
+
+    def finished(self, job: _Job) -> None:
+        self._running[job.machine.spec.host.name] -= 1
+
+    def ready(self, host: str) -> list[_Job]:
+        jobs = []
+        waiting = self._waiting.get(host, deque())
+        while waiting and self._running.get(host, 0) < self._limit:
+            self._running[host] = self._running.get(host, 0) + 1
+            jobs.append(waiting.popleft())
+        return jobs
+
+    def names(self) -> list[str]:
+        return list(self._waiting)
+
+
+def act_on_each(
+    what: str,
+    task: Task[..., Any],
+    machines: Sequence[Machine],
+    fence: Fence,
+    recorder: Recorder,
+    *,
+    undo: Task[..., Any] | None = None,
+    all_or_none: bool = False,
+) -> None:
+    """Run `task` on every machine and record each outcome.
+
+    A machine that fails is taken back by `undo` and recorded with its error, `clean` where that worked.
+    With `all_or_none`, the successes are recorded only if there is no failure, else taken back too. What
+    another process took over is left alone.
+    """
+    hosts = _Hosts([_Job(task, m) for m in machines], environment().settings.per_host_concurrency)
+    finished: SimpleQueue[tuple[_Job, PrefectConcurrentFuture[Any]]] = SimpleQueue()
+    held: list[Outcome] = []
+    open_jobs, done, failure = len(machines), 0, ""
+
+    def start(host: str) -> None:
+        for job in hosts.ready(host):
+            # quote: Prefect would search the arguments for futures, deep into every spec.
+            future = job.task.submit(machine=quote(job.machine), fence=quote(fence))
+            future.add_done_callback(lambda f, job=job: finished.put((job, f)))
+
+    for name in hosts.names():
+        start(name)
+    while open_jobs:
+        try:
+            job, future = finished.get(timeout=recorder.due_in_s())
+        except Empty:
+            recorder.flush()
+            continue
+        hosts.finished(job)
+        result = future.result(raise_on_failure=False)
+        next_job = None
+        if isinstance(result, Superseded):
+            pass
+        elif not isinstance(result, BaseException):
+            outcome = Outcome(job.machine.claim, job.machine.spec, result, job.failure)
+            if all_or_none and not job.failure:
+                held.append(outcome)
+            else:
+                recorder.add(outcome)
+        elif undo is not None and not job.failure:
+            failure = failure or str(result)
+            next_job = _Job(undo, job.machine, _say(result))
+        else:
+            error = (
+                f"{job.failure} Taking it back failed too: {_say(result)}" if job.failure else _say(result)
+            )
+            recorder.add(Outcome(job.machine.claim, job.machine.spec, utc_now(), error, clean=False))
+        if next_job:
+            hosts.first(next_job)
+        else:
+            open_jobs -= 1
+            done += 1
+            progress.report(what, done, len(machines))
+        if not open_jobs and failure and held and undo is not None:
+            reason = f"Taken back, as all or none was asked: {failure}"
+            for outcome in held:
+                hosts.first(_Job(undo, Machine(outcome.claim, outcome.spec), reason))
+            open_jobs, held = len(held), []
+            for name in hosts.names():
+                start(name)
+        start(job.machine.spec.host.name)
+    for outcome in held:
+        recorder.add(outcome)
+    recorder.flush()
+
+
+def _say(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,135 @@
+"""Making and removing one machine: named steps of idempotent driver calls, each behind the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from prefect import task
+
+from drivers import registry
+from drivers.seed import build_seed
+from tasks.environment import environment
+from tasks.retrying import retrying
+from vdc.claims.batch import Machine
+from vdc.errors import VdcError
+from vdc.model import DiskAttachment, DomainSpec, VmSpec
+from vdc.operations import Fence
+from vdc.schema import utc_now
+
+Step = Callable[[VmSpec], object]
+
+
+def _ensure_networks(spec: VmSpec) -> None:
+    access = environment().access
+    for nic in spec.nics:
+        registry.network(nic.vnet.uri, spec.host, access).ensure_network(nic.vnet)
+
+
+def _ensure_disks(spec: VmSpec) -> None:
+    access = environment().access
+    for disk in spec.disks:
+        registry.datastore(disk.datastore_uri, spec.host, access).ensure_disk(disk)
+
+
+def _ensure_seed(spec: VmSpec) -> None:
+    content = build_seed(spec.context, spec.vm_id, spec.nics)
+    store = registry.datastore(spec.seed_datastore_uri, spec.host, environment().access)
+    store.ensure_seed(spec.seed_file, content)
+
+
+def domain_spec(spec: VmSpec) -> DomainSpec:
+    """The machine as its host's libvirt is to know it."""
+    access = environment().access
+    return DomainSpec(
+        name=spec.domain,
+        vm_id=spec.vm_id,
+        vm_name=spec.name,
+        tenant=spec.tenant,
+        site=spec.site,
+        domain_type=spec.host.domain_type,
+        arch=spec.host.arch,
+        vcpu=spec.vcpu,
+        memory_mib=spec.memory_mib,
+        disks=tuple(
+            DiskAttachment(registry.datastore(d.datastore_uri, spec.host, access).path(d.file), d.format)
+            for d in spec.disks
+        ),
+        seed_path=registry.datastore(spec.seed_datastore_uri, spec.host, access).path(spec.seed_file),
+        nics=tuple(registry.network(n.vnet.uri, spec.host, access).attachment(n.vnet, n) for n in spec.nics),
+    )
+
+
+def _ensure_defined(spec: VmSpec) -> None:
+    registry.hypervisor(spec.host, environment().access).ensure_defined(domain_spec(spec))
+
+
+def _ensure_started(spec: VmSpec) -> None:
+    if spec.start == "stopped":
+        return
+    hypervisor = registry.hypervisor(spec.host, environment().access)
+    hypervisor.ensure_started(spec.domain, paused=spec.start == "paused")
+
+
+def _remove_domain(spec: VmSpec) -> None:
+    registry.hypervisor(spec.host, environment().access).ensure_removed(spec.domain)
+
+
+def _remove_ports(spec: VmSpec) -> None:
+    devices: dict[str, list[str]] = {}
+    for nic in spec.nics:
+        devices.setdefault(nic.vnet.uri, []).append(nic.device)
+    for uri, names in devices.items():
+        registry.network(uri, spec.host, environment().access).ensure_ports_removed(names)
+
+
+def _remove_files(spec: VmSpec) -> None:
+    files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
+    for disk in spec.disks:
+        files.setdefault(disk.datastore_uri, []).append(disk.file)
+    for uri, names in files.items():
+        registry.datastore(uri, spec.host, environment().access).ensure_removed(names)
+
+
+PROVISION: Mapping[str, Step] = {
+    "ensure network": _ensure_networks,
+    "ensure disk": _ensure_disks,
+    "ensure seed": _ensure_seed,
+    "define": _ensure_defined,
+    "start": _ensure_started,
+}
+
+TEARDOWN: Mapping[str, Step] = {
+    "remove domain": _remove_domain,
+    "remove ports": _remove_ports,
+    "remove files": _remove_files,
+}
+
+
+def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> datetime:
+    """Take the steps in order; return the instant at which the last one was seen to be done.
+
+    Raises Superseded where the machine's operation is no longer ours, and whatever a step raises, its
+    message led by the step, the machine and the host.
+    """
+    for name, step in steps.items():
+        fence.check(machine.claim)
+        try:
+            step(machine.spec)
+        except VdcError as error:
+            spec = machine.spec
+            error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {error}",)
+            raise
+    return utc_now()
+
+
+@task(name="provision-vm", task_run_name="provision {machine.spec.name}", **retrying())
+def provision_vm(machine: Machine, fence: Fence) -> datetime:
+    """Make a machine what its spec says, from whatever is there."""
+    return run_steps(PROVISION, machine, fence)
+
+
+@task(name="teardown-vm", task_run_name="teardown {machine.spec.name}", **retrying())
+def teardown_vm(machine: Machine, fence: Fence) -> datetime:
+    """Remove all of a machine from its host: the way back of a deployment, and a termination."""
+    return run_steps(TEARDOWN, machine, fence)
