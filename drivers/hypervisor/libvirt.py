@@ -178,9 +178,8 @@ class LibvirtHypervisor:
             try:
                 domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
                 return True
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
-                    raise
+            except libvirt.libvirtError:
+                # "It runs already" has different codes in different libvirt drivers: look.
                 state = domain.state()[0]
                 if state == libvirt.VIR_DOMAIN_PAUSED and not paused:
                     domain.resume()
