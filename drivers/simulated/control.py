@@ -177,6 +177,17 @@ class Simulation:
         with self._db.transaction() as db:
             db.execute("INSERT INTO domains VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
+    def add_file(self, datastore: str, file: str, size: int, host: str = "") -> None:
+        """A file that no driver made; `host` is that of a local datastore."""
+        with self._db.transaction() as db:
+            row = (datastore, host, file, size)
+            db.execute("INSERT INTO files(datastore, host, name, size) VALUES (?, ?, ?, ?)", row)
+
+    def add_port(self, host: str, switch: str, device: str) -> None:
+        """A port that no domain uses."""
+        with self._db.transaction() as db:
+            db.execute("INSERT INTO ports VALUES (?, ?, ?, '')", (host, device, switch))
+
     def copy_domain(self, name: str, source: str, target: str, state: str = "running") -> None:
         """The same domain on a second host too: what a failed fencing leaves behind."""
         with self._db.transaction() as db:
@@ -319,6 +330,11 @@ class Simulation:
         """Calls in the order in which they took effect; `since` is an earlier `call_count()`."""
         return [LoggedCall(*row) for row in self._all("SELECT * FROM log WHERE n > ? ORDER BY n", (since,))]
 
+    def virtual_size_mib(self, datastore: str, file: str, host: str = "") -> int:
+        """The size of a disk as its guest would see it."""
+        sql = "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?"
+        return int(self._one(sql, (datastore, host, file)))
+
     def snapshot_state(self) -> dict[str, Any]:
         """Domains, files and ports, to compare with a baseline. Networks that hosts carry are left out."""
         domains: dict[str, dict[str, str]] = {}
@@ -343,8 +359,8 @@ class Simulation:
         with self._db.transaction() as db:
             return db.execute(sql, values).fetchall()
 
-    def _one(self, sql: str) -> Any:
-        return self._all(sql)[0][0]
+    def _one(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        return self._all(sql, values)[0][0]
 
 
 def _add_hosts(db: sqlite3.Connection, hosts: Sequence[HostFacts | str]) -> None:

@@ -1,0 +1,69 @@
+"""A bench in a file: see bench.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drivers.contract import Access
+from drivers.simulated import Simulation, Store, Switch
+from tests.contract.bench import Bench
+from vdc.model import HostRef
+
+
+class SimulatedBench(Bench):
+    """A bench in a file."""
+
+    def __init__(self, directory: Path, *, disk_format: str = "qcow2", vlan: bool = True) -> None:
+        self.simulation = Simulation.create(
+            directory / "dc.db",
+            ["h1", "h2", "h3"],
+            [Store("store", disk_format=disk_format)],
+            [Switch("trunk0", vlan), Switch("loose", vlan)],
+        )
+        self.simulation.set_uplink("h1", "loose", False)
+        self.simulation.host_down("h3")
+        access = Access(directory / "key", directory / "known_hosts")
+        super().__init__(
+            self.simulation.host("h1"),
+            access,
+            self.simulation.datastore_uri("store"),
+            self.simulation.network_uri("trunk0"),
+            self.simulation.network_uri("loose"),
+            SimulatedHand(self.simulation),
+            directory,
+        )
+
+    def second_host(self) -> HostRef:
+        return self.simulation.host("h2")
+
+    def unreachable_host(self) -> HostRef:
+        return self.simulation.host("h3")
+
+    def close(self) -> None:
+        super().close()
+        self.simulation.delete()
+
+
+class SimulatedHand:
+    """The second hand in a simulated datacenter."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def plant_file(self, file: str, size: int) -> None:
+        self._simulation.add_file("store", file, size)
+
+    def plant_port(self, device: str) -> None:
+        self._simulation.add_port("h1", "trunk0", device)
+
+    def plant_domain(self, name: str) -> None:
+        self._simulation.add_foreign_domain("h1", name, "stopped")
+
+    def virtual_size_mib(self, file: str) -> int:
+        return self._simulation.virtual_size_mib("store", file)
+
+    def holds_image(self, file: str, source: Path) -> bool:
+        return source.exists()  # there are no bytes to compare
+
+    def close(self) -> None:
+        """The file goes as a whole."""

@@ -1,0 +1,239 @@
+"""What every datastore promises (drivers/contract.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.contract.bench import IMAGE_MIB, MIB, Bench
+from tests.contract.threads import THREADS, at_once
+from vdc.errors import DriverFailure, HostUnreachable, Invalid
+
+
+@pytest.fixture
+def bench(datastore_bench: Bench) -> Bench:
+    return datastore_bench
+
+
+def test_probe_leaves_nothing_behind(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    for _ in range(2):
+        datastore.ensure_writable()
+    assert datastore.read_files() == {}
+
+
+def test_use_is_plausible(bench: Bench) -> None:
+    use = bench.drivers.datastore.read_use()
+    assert 0 < use.free_mib <= use.capacity_mib
+
+
+def test_image_is_uploaded_once_with_progress_to_its_end(bench: Bench) -> None:
+    datastore, total = bench.drivers.datastore, bench.source.stat().st_size
+    seen: list[tuple[int, int]] = []
+    assert datastore.ensure_image(bench.image, bench.source, lambda done, of: seen.append((done, of)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (total, total)
+    assert datastore.read_files() == {bench.image.file: total}
+    seen.clear()
+    assert not datastore.ensure_image(bench.image, bench.source, lambda done, of: seen.append((done, of)))
+    assert seen == []
+    assert datastore.read_files() == {bench.image.file: total}
+
+
+def test_interrupted_upload_leaves_no_image_and_can_be_repeated(bench: Bench) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise Interrupted
+
+    datastore = bench.drivers.datastore
+    with pytest.raises(Interrupted):
+        datastore.ensure_image(bench.image, bench.source, interrupt)
+    assert bench.image.file not in datastore.read_files()
+    assert datastore.ensure_image(bench.image, bench.source)
+    assert datastore.read_files()[bench.image.file] == bench.source.stat().st_size
+    datastore.ensure_removed([bench.image.file])
+    assert datastore.read_files() == {}
+
+
+def test_image_that_is_not_what_was_promised_is_refused(bench: Bench, tmp_path: Path) -> None:
+    datastore = bench.drivers.datastore
+    with pytest.raises(Invalid, match="sha256"):
+        datastore.ensure_image(replace(bench.image, sha256="0" * 64), bench.source)
+    with pytest.raises(Invalid, match=r"nowhere\.qcow2"):
+        datastore.ensure_image(bench.image, tmp_path / "nowhere.qcow2")
+    assert datastore.read_files() == {}
+
+
+def test_disk_is_cloned_as_the_capabilities_say(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", size_mib=IMAGE_MIB)
+    datastore.ensure_image(bench.image, bench.source)
+    assert datastore.ensure_disk(disk)
+    assert not datastore.ensure_disk(disk)
+    files = datastore.read_files()
+    assert set(files) == {bench.image.file, disk.file}
+    if datastore.capabilities.clone == "overlay":
+        assert files[disk.file] < files[bench.image.file] / 2
+    else:
+        assert files[disk.file] == IMAGE_MIB * MIB
+    assert bench.hand.holds_image(disk.file, bench.source)
+
+
+def test_disk_is_grown_beyond_its_image(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", size_mib=64)
+    datastore.ensure_image(bench.image, bench.source)
+    datastore.ensure_disk(disk)
+    assert bench.hand.virtual_size_mib(disk.file) == 64
+    assert bench.hand.holds_image(disk.file, bench.source)
+
+
+def test_disk_smaller_than_its_image_is_refused(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    larger = replace(bench.image, virtual_size_mib=16)
+    with pytest.raises(Invalid, match="16 MiB"):
+        datastore.ensure_disk(replace(bench.disk("vm-a-disk0.img", size_mib=8), image=larger))
+    assert datastore.read_files() == {}
+
+
+def test_disk_without_its_image_fails_and_leaves_nothing(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    with pytest.raises(DriverFailure, match=r"image-contract\.qcow2") as failed:
+        datastore.ensure_disk(bench.disk("vm-a-disk0.img"))
+    assert failed.value.host == bench.host.name
+    assert datastore.read_files() == {}
+
+
+def test_blank_disk_needs_no_image(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk1.img", size_mib=3, blank=True)
+    assert datastore.ensure_disk(disk)
+    assert not datastore.ensure_disk(disk)
+    assert bench.hand.virtual_size_mib(disk.file) == 3
+
+
+def test_half_written_files_are_seen_not_believed_and_removed_with_the_whole(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", blank=True)
+    neighbour = "vm-a-disk0.img2.part-1"
+    for half in (f"{disk.file}.part-1", f"{disk.file}.part-f00d", neighbour):
+        bench.hand.plant_file(half, 100)
+    assert datastore.read_files()[f"{disk.file}.part-1"] == 100
+    assert datastore.ensure_disk(disk)
+    assert bench.hand.virtual_size_mib(disk.file) == disk.size_mib
+    assert datastore.ensure_removed([disk.file])
+    assert datastore.read_files() == {neighbour: 100}
+
+
+def test_half_written_file_alone_is_removed_too(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    bench.hand.plant_file("vm-a-seed.iso.part-1", 100)
+    assert datastore.ensure_removed(["vm-a-seed.iso"])
+    assert datastore.read_files() == {}
+
+
+def test_seed_is_rewritten_only_for_other_content(bench: Bench) -> None:
+    datastore, seed = bench.drivers.datastore, "vm-a-seed.iso"
+    first, second = bytes(range(256)) * 200, b"\0\xff'$(touch x)\n" * 10
+    assert datastore.ensure_seed(seed, first)
+    assert not datastore.ensure_seed(seed, first)
+    assert datastore.read_files() == {seed: len(first)}
+    assert datastore.ensure_seed(seed, second)
+    assert not datastore.ensure_seed(seed, second)
+    assert datastore.read_files() == {seed: len(second)}
+
+
+def test_removal_of_what_is_not_there_changes_nothing(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    datastore.ensure_seed("vm-a-seed.iso", b"a")
+    datastore.ensure_seed("vm-b-seed.iso", b"b")
+    assert not datastore.ensure_removed(["vm-x-seed.iso", "vm-x-disk0.qcow2"])
+    assert not datastore.ensure_removed([])
+    assert datastore.ensure_removed(["vm-x-seed.iso", "vm-a-seed.iso"])
+    assert not datastore.ensure_removed(["vm-x-seed.iso", "vm-a-seed.iso"])
+    assert datastore.read_files() == {"vm-b-seed.iso": 1}
+
+
+def test_only_our_files_are_listed(bench: Bench) -> None:
+    bench.hand.plant_file("notes.txt", 3)
+    bench.hand.plant_file("vm-a-disk0.qcow2", 4)
+    bench.hand.plant_file("image-b.raw", 5)
+    assert bench.drivers.datastore.read_files() == {"vm-a-disk0.qcow2": 4, "image-b.raw": 5}
+
+
+@pytest.mark.parametrize("file", ["vm-A.b_c-0--x.qcow2", "vm-" + "x" * 180 + "-seed.iso", "image-..raw"])
+def test_odd_but_allowed_names_work(bench: Bench, file: str) -> None:
+    datastore = bench.drivers.datastore
+    assert datastore.ensure_seed(file, b"content")
+    assert datastore.read_files() == {file: 7}
+    assert datastore.path(file).endswith(f"/{file}")
+    assert datastore.ensure_removed([file])
+
+
+@pytest.mark.parametrize(
+    "file", ["", ".", "..", "../vm-a", "vm/a", "-rf", "vm a", "vm-$(id)", "vm-a\n", "vm-\0", "vm-*", "vm-ä"]
+)
+def test_names_that_are_no_plain_files_are_refused(bench: Bench, file: str) -> None:
+    datastore = bench.drivers.datastore
+    calls = [
+        lambda: datastore.path(file),
+        lambda: datastore.ensure_seed(file, b""),
+        lambda: datastore.ensure_image(replace(bench.image, file=file), bench.source),
+        lambda: datastore.ensure_disk(bench.disk(file, blank=True)),
+        lambda: datastore.ensure_removed(["vm-a", file]),
+    ]
+    for call in calls:
+        with pytest.raises(Invalid, match="plain file name"):
+            call()
+    assert datastore.read_files() == {}
+
+
+def test_threads_that_want_the_same_files_agree_on_one_maker(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    uploads = at_once(lambda _: datastore.ensure_image(bench.image, bench.source), range(THREADS))
+    assert sum(uploads) == 1
+    disk = bench.disk("vm-a-disk0.img")
+    assert sum(at_once(lambda _: datastore.ensure_disk(disk), range(THREADS))) == 1
+    assert bench.hand.holds_image(disk.file, bench.source)
+    at_once(lambda _: datastore.ensure_seed("vm-a-seed.iso", b"seed"), range(THREADS))
+    assert set(datastore.read_files()) == {bench.image.file, disk.file, "vm-a-seed.iso"}
+    assert any(at_once(lambda _: datastore.ensure_removed([disk.file, "vm-a-seed.iso"]), range(THREADS)))
+    assert set(datastore.read_files()) == {bench.image.file}
+
+
+def test_threads_that_want_different_files_do_not_disturb_each_other(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    datastore.ensure_image(bench.image, bench.source)
+    disks = [bench.disk(f"vm-{n}-disk0.img") for n in range(THREADS)]
+    assert all(at_once(datastore.ensure_disk, disks))
+    assert set(datastore.read_files()) == {bench.image.file, *(disk.file for disk in disks)}
+    assert all(at_once(lambda disk: datastore.ensure_removed([disk.file]), disks))
+    assert set(datastore.read_files()) == {bench.image.file}
+
+
+def test_shared_files_are_seen_from_another_host(bench: Bench) -> None:
+    if not bench.drivers.datastore.capabilities.shared:
+        return
+    there = bench.on(bench.second_host()).datastore
+    bench.drivers.datastore.ensure_seed("vm-a-seed.iso", b"seed")
+    assert there.read_files() == {"vm-a-seed.iso": 4}
+    assert there.path("vm-a-seed.iso") == bench.drivers.datastore.path("vm-a-seed.iso")
+    assert there.ensure_removed(["vm-a-seed.iso"])
+    assert bench.drivers.datastore.read_files() == {}
+
+
+def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
+    datastore = bench.on(bench.unreachable_host()).datastore
+    for call in (
+        datastore.read_use,
+        datastore.read_files,
+        datastore.ensure_writable,
+        lambda: datastore.ensure_seed("vm-a-seed.iso", b""),
+        lambda: datastore.ensure_removed(["vm-a-seed.iso"]),
+    ):
+        with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
+            call()

@@ -1,0 +1,109 @@
+"""What every network driver promises (drivers/contract.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.contract.bench import Bench
+from tests.contract.threads import THREADS, at_once
+from vdc.errors import DriverFailure, HostUnreachable, Invalid
+
+
+@pytest.fixture
+def bench(network_bench: Bench) -> Bench:
+    return network_bench
+
+
+def test_network_is_made_once(bench: Bench) -> None:
+    network, vnet = bench.drivers.network, bench.vnet()
+    network.ensure_network(vnet)
+    assert network.ensure_network(vnet) is False
+    assert sum(at_once(lambda _: network.ensure_network(vnet), range(THREADS))) == 0
+
+
+def test_switch_that_leads_nowhere_is_refused(bench: Bench) -> None:
+    for _ in range(2):
+        with pytest.raises(DriverFailure, match=f"{bench.host.name}.*contract"):
+            bench.network_without_uplink().ensure_network(bench.vnet())
+
+
+def test_vlan_is_needed_exactly_where_the_capabilities_say(bench: Bench) -> None:
+    network = bench.drivers.network
+    wrong = [None, 0, 4095, -1] if network.capabilities.vlan else [100]
+    for vlan_id in wrong:
+        with pytest.raises(Invalid, match="VLAN"):
+            network.ensure_network(replace(bench.vnet(), vlan_id=vlan_id))
+    if network.capabilities.vlan:
+        for vlan_id in (1, 4094):
+            network.ensure_network(replace(bench.vnet(), vlan_id=vlan_id))
+
+
+def test_attachment_needs_no_host_and_names_card_and_network(bench: Bench) -> None:
+    machine = bench.machine()
+    network = bench.on(bench.unreachable_host()).network
+    attachment = network.attachment(machine.vnet, machine.nic)
+    assert (attachment.device, attachment.mac) == (machine.nic.device, machine.nic.mac)
+    assert attachment.vlan_id == machine.vnet.vlan_id
+    assert (attachment.vlan_id is not None) == network.capabilities.vlan
+    assert attachment == bench.drivers.network.attachment(machine.vnet, machine.nic)
+
+
+def test_ports_that_nobody_uses_are_seen_and_removed_once(bench: Bench) -> None:
+    network = bench.drivers.network
+    gone, stays = bench.device(), bench.device()
+    bench.hand.plant_port(gone)
+    bench.hand.plant_port(stays)
+    assert {gone, stays} <= set(network.read_ports())
+    assert network.ensure_ports_removed([bench.device(), gone])
+    assert gone not in network.read_ports()
+    assert stays in network.read_ports()
+    assert not network.ensure_ports_removed([gone])
+    assert not network.ensure_ports_removed([])
+
+
+def test_ports_of_others_are_neither_listed_nor_removed(bench: Bench) -> None:
+    network = bench.drivers.network
+    bench.hand.plant_port("tap-of-others")
+    assert all(port.startswith("vd") for port in network.read_ports())
+    for device in ("tap-of-others", "eth0", "", "vd;reboot-0"):
+        with pytest.raises(Invalid, match="not a network device"):
+            network.ensure_ports_removed([device])
+
+
+def test_port_of_a_running_machine_comes_with_it_and_goes_with_it(bench: Bench) -> None:
+    machine, drivers = bench.machine(), bench.drivers
+    bench.provide(machine)
+    assert machine.nic.device not in drivers.network.read_ports()
+    drivers.hypervisor.ensure_started(machine.spec.name, paused=True)
+    assert machine.nic.device in drivers.network.read_ports()
+    drivers.hypervisor.ensure_removed(machine.spec.name)
+    assert machine.nic.device not in drivers.network.read_ports()
+
+
+def test_threads_remove_ports_side_by_side(bench: Bench) -> None:
+    network = bench.drivers.network
+    devices = [bench.device() for _ in range(THREADS)]
+    for device in devices:
+        bench.hand.plant_port(device)
+    assert all(at_once(lambda device: network.ensure_ports_removed([device]), devices))
+    assert not set(devices) & set(network.read_ports())
+
+
+def test_threads_that_remove_the_same_port_do_not_stumble(bench: Bench) -> None:
+    network, device = bench.drivers.network, bench.device()
+    bench.hand.plant_port(device)
+    assert any(at_once(lambda _: network.ensure_ports_removed([device]), range(THREADS)))
+    assert device not in network.read_ports()
+
+
+def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
+    network = bench.on(bench.unreachable_host()).network
+    for call in (
+        network.read_ports,
+        lambda: network.ensure_network(bench.vnet()),
+        lambda: network.ensure_ports_removed([bench.device()]),
+    ):
+        with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
+            call()
