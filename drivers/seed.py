@@ -1,8 +1,8 @@
 """A machine's cloud-init seed: what it is told about itself, as a NoCloud image (ISO 9660, label `cidata`).
 
-Every value is written as a quoted string, so nothing that a user gives can end its field or begin another; the
-start script is a file of its own. The same input gives the same bytes, so that a seed can be compared with
-what is there. docs/guest.md says what real cloud-init and our tiny guest make of it.
+Every value is written as a quoted string, so nothing that a user gives can end its field or begin another;
+the start script is a file of its own. The same input gives the same bytes, so that a seed can be compared
+with what is there. docs/guest.md says what real cloud-init and our tiny guest make of it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class _StoppedClock:
 
 
 for _module in (pycdlib.dates, pycdlib.headervd, pycdlib.pycdlib, pycdlib.utils):
-    _module.time = _StoppedClock
+    vars(_module)["time"] = _StoppedClock
 
 
 def build_seed(context: ContextSpec, instance_id: str, nics: tuple[NicSpec, ...]) -> bytes:
     """The image's bytes (about 60 KiB).
 
-    A card without an address asks DHCP; the first card whose network has a gateway gets the default route.
+    A card without an address asks DHCP; the first whose network has a gateway gets the default route.
     Raises Invalid for a value with control characters where only a line makes sense, or an address outside its
     network.
     """
