@@ -1,0 +1,1 @@
+"""Guest images that are built here, from Debian packages: nothing is downloaded but by apt."""

@@ -1,0 +1,84 @@
+"""Programs that build images: what they are, and how they are run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vdc.errors import DriverFailure, Refused, TimedOut
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def require(programs: Mapping[str, str]) -> None:
+    """`programs` maps a program to its Debian package. Raises Refused naming the packages that are missing."""
+    missing = sorted({package for name, package in programs.items() if find(name) is None})
+    if missing:
+        raise Refused(f"Building the guest image needs packages. Type: apt-get install {' '.join(missing)}")
+
+
+def find(program: str) -> str | None:
+    return shutil.which(program, path=SEARCH_PATH)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout_s: float = 60.0,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    log: Path | None = None,
+) -> bytes:
+    """Run a program and return its standard output, or write all it says to `log`.
+
+    Raises DriverFailure with what it said, or TimedOut.
+    """
+    command = shlex.join(map(str, argv))
+    environment = {
+        **os.environ,
+        "PATH": SEARCH_PATH,
+        "LC_ALL": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+    try:
+        if log is not None:
+            with log.open("ab") as said:
+                done = subprocess.run(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    timeout=timeout_s,
+                    cwd=cwd,
+                    env=environment,
+                )
+        else:
+            source = {"stdin": subprocess.DEVNULL} if stdin is None else {}
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, timeout=timeout_s, cwd=cwd, env=environment, **source
+            )
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(f"`{command}` did not return within {timeout_s:g} s.") from error
+    if done.returncode:
+        stderr = tail(log.read_bytes() if log else done.stderr or done.stdout)
+        raise DriverFailure(f"`{command}` failed: {stderr}", command=command, stderr=stderr)
+    return b"" if log else done.stdout
+
+
+def package_versions(names: Iterable[str]) -> list[str]:
+    """`name=version` of installed packages. Raises Refused for one that is not installed."""
+    shown = []
+    for name in names:
+        try:
+            shown.append(run(["dpkg-query", "--show", "--showformat=${Package}=${Version}", name]).decode())
+        except DriverFailure as error:
+            raise Refused(f"The package {name} is not installed. Type: apt-get install {name}") from error
+    return shown
+
+
+def tail(said: bytes, lines: int = 8) -> str:
+    return "\n".join(said.decode(errors="replace").strip().splitlines()[-lines:])

@@ -1,0 +1,38 @@
+"""A self-booting disk without partitions or loop mounts: FAT, syslinux, kernel and initramfs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deployments.guests.commands import run
+
+SIZE_MIB = 32
+PROGRAMS = {
+    "mcopy": "mtools",
+    "mkfs.vfat": "dosfstools",
+    "qemu-img": "qemu-utils",
+    "syslinux": "syslinux",
+}
+PACKAGES = ("syslinux",)
+
+CONFIG = """\
+DEFAULT tiny
+PROMPT 0
+LABEL tiny
+  KERNEL vmlinuz
+  INITRD initrd
+  APPEND console=ttyS0 quiet panic=1
+"""
+
+
+def build(vmlinuz: Path, initramfs: Path, scratch: Path, target: Path) -> None:
+    """Write a compressed qcow2 of SIZE_MIB to `target`."""
+    raw, config = scratch / "disk.raw", scratch / "syslinux.cfg"
+    config.write_text(CONFIG)
+    with raw.open("wb") as disk:
+        disk.truncate(SIZE_MIB * 1024 * 1024)
+    run(["mkfs.vfat", "-n", "TINY", raw])
+    for source, name in ((vmlinuz, "vmlinuz"), (initramfs, "initrd"), (config, "syslinux.cfg")):
+        run(["mcopy", "-i", raw, source, f"::{name}"])
+    run(["syslinux", "--install", raw])
+    run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, target])
