@@ -6,6 +6,7 @@
 2    usage: not a command, not an option, a missing argument
 3    refused: nothing was touched
 130  interrupted
+141  the reader of a pipe went away, as for any program that SIGPIPE ends
 ===  ==========================================================================
 
 With `--json` the error is on stdout too: `{"error": {"kind": "NotFound", "message": "..."}}`.
@@ -25,7 +26,7 @@ from typing import Any
 import click
 
 from interfaces.cli.output import note, print_json
-from vdc.errors import DriverFailure, Refused, VdcError
+from vdc.errors import Refused, VdcError
 from vdc.settings import load
 
 FAILED, USAGE, REFUSED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
@@ -45,6 +46,9 @@ def guarded(run: Callable[[], Any], arguments: Sequence[str]) -> int:
         # `vdc vm list | head`: nobody reads any more, and the interpreter must not try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except SystemExit as error:
+        # Only click's: it ends so, quietly, when the reader went away while it printed.
+        return BROKEN_PIPE if error.code == 1 else USAGE
     except (click.Abort, KeyboardInterrupt):
         note("Interrupted.")
         return INTERRUPTED
@@ -69,10 +73,8 @@ def exit_code(error: VdcError) -> int:
 def describe(error: VdcError) -> dict[str, str]:
     """The error as it appears in JSON."""
     seen = {"kind": type(error).__name__, "message": str(error)}
-    if isinstance(error, DriverFailure):
-        more = {"host": error.host, "command": error.command, "stderr": error.stderr}
-        seen |= {name: value for name, value in more.items() if value}
-    return seen
+    # What else it carries: a failed driver's host, command and stderr, a failed operation's id.
+    return seen | {name: value for name, value in vars(error).items() if isinstance(value, str) and value}
 
 
 def _explained(error: VdcError, as_json: bool) -> int:
