@@ -66,6 +66,9 @@ class Hand(Protocol):
     def plant_port(self, device: str) -> None:
         """Plug a device, which no domain uses, into the switch."""
 
+    def plant_loose_bridge(self) -> str:
+        """Make a bridge that leads nowhere; returns the URI of a network on it."""
+
     def plant_domain(self, name: str) -> None:
         """Define a domain as somebody else would."""
 
@@ -88,7 +91,6 @@ class Bench:
         access: Access,
         datastore_uri: str,
         network_uri: str,
-        network_without_uplink_uri: str,
         hand: Hand,
         directory: Path,
     ) -> None:
@@ -98,7 +100,6 @@ class Bench:
         self.hand = hand
         self._datastore_uri = datastore_uri
         self._network_uri = network_uri
-        self._network_without_uplink_uri = network_without_uplink_uri
         self._made: list[Machine] = []
         self.source, self.image = _image(directory)
 
@@ -122,7 +123,7 @@ class Bench:
         raise NotImplementedError
 
     def network_without_uplink(self) -> Network:
-        return registry.network(self._network_without_uplink_uri, self.host, self.access)
+        return registry.network(self.hand.plant_loose_bridge(), self.host, self.access)
 
     def vnet(self) -> VnetSpec:
         vlan_id = 100 if self.drivers.network.capabilities.vlan else None

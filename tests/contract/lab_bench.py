@@ -36,7 +36,6 @@ class LabBench(Bench):
             lab.access,
             f"{datastore}://{SHARED_DATASTORE}/{name}",
             f"{network}://{bridge}",
-            f"{network}://{hand.make_loose_bridge()}",
             hand,
             directory,
         )
@@ -62,6 +61,7 @@ class LabHand:
         self._ssh = ssh_module.connection(lab.host("h1"), lab.access)
         self._uri = lab.host("h1").uri
         self._shared = shared
+        self._network = network
         self._openvswitch = network == "vlan"
         self._bridge = bridge
         self._ports: list[str] = []
@@ -71,15 +71,14 @@ class LabHand:
     def _run(self, *argv: str) -> None:
         self._ssh.run(list(argv), what="preparing a contract test")
 
-    def make_loose_bridge(self) -> str:
-        """A bridge that leads nowhere."""
+    def plant_loose_bridge(self) -> str:
         if self._openvswitch:
             self._run(
                 "ovs-vsctl", "add-br", self._loose, "--", "set", "bridge", self._loose, "datapath_type=netdev"
             )
         else:
             self._run("ip", "link", "add", self._loose, "type", "bridge")
-        return self._loose
+        return f"{self._network}://{self._loose}"
 
     def plant_file(self, file: str, size: int) -> None:
         (self._shared / file).write_bytes(b"x" * size)
@@ -125,19 +124,18 @@ class LabHand:
         return compared.returncode == 0  # a longer disk counts as equal if the rest is zeros
 
     def close(self) -> None:
-        connection = libvirt.open(self._uri)
-        try:
-            for name in self._domains:
-                connection.lookupByName(name).undefine()
-        finally:
-            connection.close()
-        for device in self._ports:
-            if self._openvswitch:
-                self._run("ovs-vsctl", "--if-exists", "del-port", self._bridge, device)
-            else:
-                self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", device)
+        if self._domains:
+            connection = libvirt.open(self._uri)
+            try:
+                for name in self._domains:
+                    connection.lookupByName(name).undefine()
+            finally:
+                connection.close()
         if self._openvswitch:
-            self._run("ovs-vsctl", "del-br", self._loose)
+            for device in self._ports:
+                self._run("ovs-vsctl", "--if-exists", "del-port", self._bridge, device)
+            self._run("ovs-vsctl", "--if-exists", "del-br", self._loose)
         else:
-            self._run("ip", "link", "delete", "dev", self._loose)
+            for device in (*self._ports, self._loose):
+                self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", device)
         shutil.rmtree(self._shared)

@@ -20,7 +20,6 @@ class SimulatedBench(Bench):
             [Store("store", disk_format=disk_format)],
             [Switch("trunk0", vlan), Switch("loose", vlan)],
         )
-        self.simulation.set_uplink("h1", "loose", False)
         self.simulation.host_down("h3")
         access = Access(directory / "key", directory / "known_hosts")
         super().__init__(
@@ -28,7 +27,6 @@ class SimulatedBench(Bench):
             access,
             self.simulation.datastore_uri("store"),
             self.simulation.network_uri("trunk0"),
-            self.simulation.network_uri("loose"),
             SimulatedHand(self.simulation),
             directory,
         )
@@ -55,6 +53,10 @@ class SimulatedHand:
 
     def plant_port(self, device: str) -> None:
         self._simulation.add_port("h1", "trunk0", device)
+
+    def plant_loose_bridge(self) -> str:
+        self._simulation.set_uplink("h1", "loose", False)
+        return self._simulation.network_uri("loose")
 
     def plant_domain(self, name: str) -> None:
         self._simulation.add_foreign_domain("h1", name, "stopped")

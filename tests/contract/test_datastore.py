@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def test_odd_but_allowed_names_work(bench: Bench, file: str) -> None:
 )
 def test_names_that_are_no_plain_files_are_refused(bench: Bench, file: str) -> None:
     datastore = bench.drivers.datastore
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: datastore.path(file),
         lambda: datastore.ensure_seed(file, b""),
         lambda: datastore.ensure_image(replace(bench.image, file=file), bench.source),

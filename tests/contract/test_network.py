@@ -24,9 +24,10 @@ def test_network_is_made_once(bench: Bench) -> None:
 
 
 def test_switch_that_leads_nowhere_is_refused(bench: Bench) -> None:
+    network = bench.network_without_uplink()
     for _ in range(2):
         with pytest.raises(DriverFailure, match=f"{bench.host.name}.*contract"):
-            bench.network_without_uplink().ensure_network(bench.vnet())
+            network.ensure_network(bench.vnet())
 
 
 def test_vlan_is_needed_exactly_where_the_capabilities_say(bench: Bench) -> None:
