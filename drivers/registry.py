@@ -6,10 +6,18 @@ import importlib
 import os
 import threading
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from drivers.contract import Access, Datastore, Hypervisor, Network
+from drivers.contract import (
+    Access,
+    Datastore,
+    DatastoreCapabilities,
+    Hypervisor,
+    Network,
+    NetworkCapabilities,
+)
 from vdc.errors import Invalid
 from vdc.model import HostRef
 
@@ -43,23 +51,43 @@ def datastore(uri: str, host: HostRef, access: Access) -> Datastore:
     return cast(Datastore, _driver("datastore", DATASTORES, uri, host, access))
 
 
+def datastore_capabilities(uri: str) -> DatastoreCapabilities:
+    """What a datastore at `uri` can do; no host is asked. Raises Invalid."""
+    return cast(DatastoreCapabilities, _capabilities("datastore", DATASTORES, uri))
+
+
+def network_capabilities(uri: str) -> NetworkCapabilities:
+    """What networks on the uplink `uri` can do; no host is asked. Raises Invalid."""
+    return cast(NetworkCapabilities, _capabilities("network", NETWORKS, uri))
+
+
 def network(uri: str, host: HostRef, access: Access) -> Network:
     """The switch that `uri` names on `host`. Raises Invalid for an unknown scheme."""
     return cast(Network, _driver("network", NETWORKS, uri, host, access))
 
 
-def _driver(noun: str, known: Mapping[str, str], uri: str, host: HostRef, access: Access) -> Any:
+def _module(noun: str, known: Mapping[str, str], uri: str) -> tuple[ModuleType, str]:
     scheme = urlsplit(uri).scheme
     if scheme not in known:
         raise Invalid(
             f"No {noun} driver for {uri!r}: its scheme should be one of {', '.join(sorted(known))}."
         )
+    module, function = known[scheme].split(":")
+    return importlib.import_module(module), function
+
+
+def _capabilities(noun: str, known: Mapping[str, str], uri: str) -> object:
+    module, function = _module(noun, known, uri)
+    return getattr(module, f"{function}_capabilities")(uri)
+
+
+def _driver(noun: str, known: Mapping[str, str], uri: str, host: HostRef, access: Access) -> Any:
     key = (noun, uri, host, access)
     with _lock:
         found = _objects.get(key)
         if found is None:
-            module, function = known[scheme].split(":")
-            factory = getattr(importlib.import_module(module), function)
+            module, function = _module(noun, known, uri)
+            factory = getattr(module, function)
             found = factory(host, access) if noun == "host" else factory(uri, host, access)
             _objects[key] = found
         return found

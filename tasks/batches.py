@@ -13,12 +13,18 @@ from tasks.environment import environment
 from vdc.access import actor
 from vdc.claims.batch import Batch
 from vdc.errors import OperationFailed
-from vdc.inventory import write_session
+from vdc.inventory import read_session, write_session
 from vdc.operations import Claim, Fence
 from vdc.records import close_batch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+def read(look: Callable[..., T], *args: object) -> T:
+    """Run a check of vdc.claims: nothing is written."""
+    with read_session(environment().url) as session:
+        return look(session, *args)
 
 
 def claimed(claim: Callable[..., T], *args: object, **kwargs: object) -> T:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -102,23 +103,25 @@ def act_on_each(
     *,
     undo: Task[..., Any] | None = None,
     all_or_none: bool = False,
+    failure: str = "",
 ) -> None:
     """Run `task` on every machine and record each outcome.
 
+    With a `failure`, the task is the way back of something that failed before, and is recorded so.
     A machine that fails is taken back by `undo` and recorded with its error, `clean` where that worked.
     With `all_or_none`, the successes are recorded only if there is no failure, else taken back too. What
     another process took over is left alone.
     """
-    hosts = _Hosts([_Job(task, m) for m in machines], environment().settings.per_host_concurrency)
+    hosts = _Hosts([_Job(task, m, failure) for m in machines], environment().settings.per_host_concurrency)
     finished: SimpleQueue[tuple[_Job, PrefectConcurrentFuture[Any]]] = SimpleQueue()
     held: list[Outcome] = []
-    open_jobs, done, failure = len(machines), 0, ""
+    open_jobs, done, first_failure = len(machines), 0, ""
 
     def start(host: str) -> None:
         for job in hosts.ready(host):
             # quote: Prefect would search the arguments for futures, deep into every spec.
             future = job.task.submit(machine=quote(job.machine), fence=quote(fence))
-            future.add_done_callback(lambda f, job=job: finished.put((job, f)))
+            future.add_done_callback(partial(_put, finished, job))
 
     for name in hosts.names():
         start(name)
@@ -140,7 +143,7 @@ def act_on_each(
             else:
                 recorder.add(outcome)
         elif undo is not None and not job.failure:
-            failure = failure or str(result)
+            first_failure = first_failure or _say(result)
             next_job = _Job(undo, job.machine, _say(result))
         else:
             error = (
@@ -153,8 +156,8 @@ def act_on_each(
             open_jobs -= 1
             done += 1
             progress.report(what, done, len(machines))
-        if not open_jobs and failure and held and undo is not None:
-            reason = f"Taken back, as all or none was asked: {failure}"
+        if not open_jobs and first_failure and held and undo is not None:
+            reason = f"Taken back, as all or none was asked: {first_failure}"
             for outcome in held:
                 hosts.first(_Job(undo, Machine(outcome.claim, outcome.spec), reason))
             open_jobs, held = len(held), []
@@ -164,6 +167,10 @@ def act_on_each(
     for outcome in held:
         recorder.add(outcome)
     recorder.flush()
+
+
+def _put(finished: SimpleQueue[Any], job: _Job, future: PrefectConcurrentFuture[Any]) -> None:
+    finished.put((job, future))
 
 
 def _say(error: BaseException) -> str:

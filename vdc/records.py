@@ -34,17 +34,18 @@ class Outcome:
     clean: bool = True
 
 
-def _ours(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def held(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those of the outcomes whose operation is still held by the claim they were made under."""
     # Other writers are excluded while we hold the session: what is ours now is ours until the commit.
     wanted = [(o.claim.operation_id, o.claim.epoch) for o in outcomes]
-    held = set(
+    open_now = set(
         session.execute(
             select(Operation.id, Operation.epoch).where(
                 tuple_(Operation.id, Operation.epoch).in_(wanted), Operation.finished_at.is_(None)
             )
         ).tuples()
     )
-    return [o for o in outcomes if (o.claim.operation_id, o.claim.epoch) in held]
+    return [o for o in outcomes if (o.claim.operation_id, o.claim.epoch) in open_now]
 
 
 def _close(session: Session, outcomes: Sequence[Outcome]) -> None:
@@ -93,7 +94,7 @@ def _write_events(session: Session, outcomes: Sequence[Outcome], kinds: Sequence
 
 def record_provisioned(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Machines that are what they should be."""
-    ours = _ours(session, outcomes)
+    ours = held(session, outcomes)
     for start in ("running", "paused", "stopped"):
         made = [o for o in ours if o.spec.start == start]
         if not made:
@@ -127,7 +128,7 @@ def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
 
 def record_failed(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Deployments that failed: taken back where `clean`, else still leaving, for reconcile to finish."""
-    ours = _ours(session, outcomes)
+    ours = held(session, outcomes)
     _release(session, [o.spec.vm_id for o in ours if o.clean], VmState.FAILED)
     session.execute(
         update(Vm)
@@ -140,7 +141,7 @@ def record_failed(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome
 
 def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Machines that are gone, or (with an error) still leaving."""
-    ours = _ours(session, outcomes)
+    ours = held(session, outcomes)
     gone = [o for o in ours if not o.error]
     started = set(
         session.scalars(

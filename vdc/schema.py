@@ -92,7 +92,7 @@ class Tenant(Base):
 
 
 class Host(Base):
-    """A hypervisor host. `state`: `enrolling`, `enabled` or `disabled`."""
+    """A hypervisor host. `state`: `enabled`, or `disabled`: it takes no new machines."""
 
     __tablename__ = "hosts"
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)

@@ -71,5 +71,11 @@ class Qcow2Datastore:
         return files.ensure_removed(self._ssh, self._directory, names)
 
 
+def datastore_capabilities(uri: str) -> DatastoreCapabilities:
+    """Raises Invalid where `uri` names no directory."""
+    files.directory_of(uri)
+    return Qcow2Datastore.capabilities
+
+
 def datastore(uri: str, host: HostRef, access: Access) -> Qcow2Datastore:
     return Qcow2Datastore(files.directory_of(uri), ssh_module.connection(host, access), access)

@@ -76,5 +76,11 @@ class RawDatastore:
         return files.ensure_removed(self._ssh, self._directory, names)
 
 
+def datastore_capabilities(uri: str) -> DatastoreCapabilities:
+    """Raises Invalid where `uri` names no directory."""
+    files.directory_of(uri)
+    return RawDatastore.capabilities
+
+
 def datastore(uri: str, host: HostRef, access: Access) -> RawDatastore:
     return RawDatastore(files.directory_of(uri), ssh_module.connection(host, access), access)

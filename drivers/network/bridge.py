@@ -70,5 +70,11 @@ class BridgeNetwork:
         return self._ssh.run(argv, what=f"listing the ports of bridge {self._bridge}").decode().split()
 
 
+def network_capabilities(uri: str) -> NetworkCapabilities:
+    """Raises Invalid where `uri` names no bridge."""
+    switch.bridge_of(uri)
+    return BridgeNetwork.capabilities
+
+
 def network(uri: str, host: HostRef, access: Access) -> BridgeNetwork:
     return BridgeNetwork(switch.bridge_of(uri), ssh_module.connection(host, access))

@@ -92,5 +92,11 @@ def _tag(vnet: VnetSpec) -> int:
     return vnet.vlan_id
 
 
+def network_capabilities(uri: str) -> NetworkCapabilities:
+    """Raises Invalid where `uri` names no bridge."""
+    switch.bridge_of(uri)
+    return VlanNetwork.capabilities
+
+
 def network(uri: str, host: HostRef, access: Access) -> VlanNetwork:
     return VlanNetwork(switch.bridge_of(uri), ssh_module.connection(host, access))

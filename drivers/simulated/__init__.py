@@ -13,9 +13,9 @@ from drivers.simulated.control import (
     Switch,
     host_facts,
 )
-from drivers.simulated.datastore import datastore
+from drivers.simulated.datastore import datastore, datastore_capabilities
 from drivers.simulated.hypervisor import hypervisor
-from drivers.simulated.network import network
+from drivers.simulated.network import network, network_capabilities
 
 __all__ = [
     "Held",
@@ -24,7 +24,9 @@ __all__ = [
     "Store",
     "Switch",
     "datastore",
+    "datastore_capabilities",
     "host_facts",
     "hypervisor",
     "network",
+    "network_capabilities",
 ]

@@ -24,6 +24,18 @@ PART = ".part-simulated"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
+def datastore_capabilities(uri: str) -> DatastoreCapabilities:
+    """Raises Invalid where the datacenter has no such datastore."""
+    path, name = parse_uri(uri, "datastore")
+    with datacenter(path).transaction() as db:
+        row = db.execute("SELECT shared, disk_format FROM datastores WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise Invalid(f"There is no datastore {name!r} in {path}.")
+    shared, disk_format = row
+    overlay = disk_format == "qcow2"
+    return DatastoreCapabilities(bool(shared), disk_format, "overlay" if overlay else "copy", overlay)
+
+
 class SimulatedDatastore:
     """Files of one datastore, seen from one host; a local datastore has other files on every host."""
 
@@ -31,18 +43,8 @@ class SimulatedDatastore:
         self._path, self._name = parse_uri(uri, "datastore")
         self._host = parse_uri(host.uri, "host")[1]
         self._timeout_s = access.call_timeout_s
-        with datacenter(self._path).transaction() as db:
-            row = db.execute(
-                "SELECT shared, disk_format FROM datastores WHERE name = ?", (self._name,)
-            ).fetchone()
-        if row is None:
-            raise Invalid(f"There is no datastore {self._name!r} in {self._path}.")
-        shared, disk_format = row
-        clone = "overlay" if disk_format == "qcow2" else "copy"
-        self.capabilities = DatastoreCapabilities(
-            bool(shared), disk_format, clone, snapshots=clone == "overlay"
-        )
-        self._key = (self._name, "" if shared else self._host)
+        self.capabilities = datastore_capabilities(uri)
+        self._key = (self._name, "" if self.capabilities.shared else self._host)
 
     def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
         return datacenter(self._path).call(self._host, f"datastore.{name}", subject, self._timeout_s)

@@ -12,6 +12,16 @@ from vdc.errors import Invalid
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
 
 
+def network_capabilities(uri: str) -> NetworkCapabilities:
+    """Raises Invalid where the datacenter has no such switch."""
+    path, switch = parse_uri(uri, "switch")
+    with datacenter(path).transaction() as db:
+        row = db.execute("SELECT vlan FROM switches WHERE name = ?", (switch,)).fetchone()
+    if row is None:
+        raise Invalid(f"There is no switch {switch!r} in {path}.")
+    return NetworkCapabilities(isolated=bool(row[0]), vlan=bool(row[0]))
+
+
 class SimulatedNetwork:
     """One switch on one host; with VLANs it isolates, without it is a plain bridge."""
 
@@ -19,12 +29,7 @@ class SimulatedNetwork:
         self._path, self._switch = parse_uri(uri, "switch")
         self._host = parse_uri(host.uri, "host")[1]
         self._timeout_s = access.call_timeout_s
-        with datacenter(self._path).transaction() as db:
-            row = db.execute("SELECT vlan FROM switches WHERE name = ?", (self._switch,)).fetchone()
-        if row is None:
-            raise Invalid(f"There is no switch {self._switch!r} in {self._path}.")
-        vlan = bool(row[0])
-        self.capabilities = NetworkCapabilities(isolated=vlan, vlan=vlan)
+        self.capabilities = network_capabilities(uri)
 
     def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
         return datacenter(self._path).call(self._host, f"network.{name}", subject, self._timeout_s)

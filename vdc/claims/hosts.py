@@ -1,4 +1,4 @@
-"""The claim and the record of a host's enrolment."""
+"""What decides whether a host may be put into service, and the row and the journal of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
@@ -65,7 +65,7 @@ def claim_enrolment(
     actor: str,
     flow_run_id: str | None = None,
 ) -> Claim:
-    """Insert the host as `enrolling`. Raises Refused."""
+    """Put the host into service: nothing is done on it, so that claim and record are one. Raises Refused."""
     check_enrolment(session, request)
     facts = seen.facts
     if request.reserved_memory_mib >= facts.memory_mib:
@@ -81,7 +81,7 @@ def claim_enrolment(
         name=request.name,
         uri=request.uri,
         migration_address=request.migration_address,
-        state="enrolling",
+        state="enabled",
         domain_type=domain_type_of(request, facts),
         arch=facts.arch,
         host_uuid=facts.host_uuid,
@@ -104,27 +104,14 @@ def claim_enrolment(
         datastore.observed_at = utc_now()
         session.execute(insert(HostDatastore).values(host_id=host.id, datastore_id=datastore.id))
     opening = Opening("enroll", "host", host.id, host.name, request.model_dump(mode="json"))
-    return operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
-
-
-def record_enrolled(session: Session, claim: Claim, host_id: str) -> None:
-    """The host may carry machines from now on."""
+    claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
     operations.close(session, claim)
-    session.get_one(Host, host_id).state = "enabled"
-
-
-def record_enrolment_failed(session: Session, claim: Claim, host_id: str, error: str) -> None:
-    """Forget the host: it may be enrolled afresh."""
-    operations.close(session, claim, error=error)
-    session.execute(delete(HostDatastore).where(HostDatastore.host_id == host_id))
-    session.execute(delete(Host).where(Host.id == host_id))
+    return claim
 
 
 def set_enabled(session: Session, name: str, enabled: bool, *, actor: str) -> bool:
     """Let a host take new machines, or not. Returns whether that changed anything."""
     host = find(session, Host, "host", name)
-    if host.state == "enrolling":
-        raise Conflict(f"Host {name} is being enrolled: wait, or run `vdc reconcile` if that died.")
     wanted = "enabled" if enabled else "disabled"
     if host.state == wanted:
         return False

@@ -1,0 +1,24 @@
+"""Put a hypervisor host into service."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.batches import claimed, read
+from tasks.host_check import complete_uri
+from tasks.hosts import check_host
+from vdc.claims.hosts import check_enrolment, claim_enrolment
+from vdc.requests import EnrollHostRequest
+
+
+@flow(name="enroll-host", flow_run_name="enroll {request.name}", **flow_options())
+def enroll_host(request: EnrollHostRequest) -> str:
+    """Check access, host key, virtualisation, uplinks and datastores; then write the host down.
+
+    Returns the operation's id. Raises Refused, with the reason, where the host is not fit.
+    """
+    request = request.model_copy(update={"uri": complete_uri(request.uri)})
+    datastores = read(check_enrolment, request)
+    seen = check_host(request, datastores)
+    return claimed(claim_enrolment, request, seen).operation_id

@@ -1,0 +1,42 @@
+"""Finish what dead processes left, compare hosts and inventory, and converge."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.batches import claimed, fenced, read, recorded
+from tasks.converging import clean, finish, finish_leaving, observe, recover
+from tasks.environment import environment
+from vdc import reconciliation
+from vdc.access import actor
+from vdc.operations import close
+from vdc.reconciliation import Finding
+from vdc.schema import utc_now
+
+
+@flow(name="reconcile", flow_run_name="reconcile", **flow_options())
+def reconcile() -> list[Finding]:
+    """Returns a line for each thing that was found, with what was done about it.
+
+    Raises Conflict while another reconcile is at work.
+    """
+    lease_s = environment().settings.operation_lease_s
+    site = claimed(reconciliation.claim_site, lease_s=lease_s)
+    with fenced(site):
+        dead = recorded(reconciliation.take_over_dead, lease_s)
+        with fenced(*dead.claims) as fence:
+            findings = finish(dead, fence)
+        since = utc_now()
+        places = read(reconciliation.read_places)
+        world = observe(places)
+        known = read(reconciliation.read_known)
+        differences = reconciliation.compare(places.site, known, world)
+        recorded(reconciliation.record_seen, world, differences, since)
+        findings += differences.report
+        findings += recorded(reconciliation.adopt_states, differences.adopt, since, actor())
+        findings += recover(differences.recover, since)
+        findings += finish_leaving(differences.leaving, since)
+        findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
+    recorded(close, site)
+    return findings

@@ -1,0 +1,211 @@
+"""`vdc vm ...`: machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from interfaces.cli import listings
+from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
+from interfaces.cli.session import reading, writing
+from vdc.access import actor
+from vdc.errors import OperationFailed
+from vdc.settings import load
+
+COLUMNS = ("name", "tenant", "state", "host", "vcpu", ("memory_mib", "MEM MIB"), "template", "address", "id")
+
+
+@click.group()
+def group() -> None:
+    """Machines: deploy, list, show, terminate."""
+
+
+@group.command("list")
+@click.option("--tenant", default="", help="Only this tenant's.")
+@click.option("--all", "ended", is_flag=True, help="Also machines that failed or are gone.")
+@json_option
+def list_(tenant: str, ended: bool, as_json: bool) -> None:
+    """Machines, by name."""
+    with reading() as session:
+        rows = listings.vms(session, tenant=tenant, ended=ended)
+    _print(rows, as_json)
+
+
+@group.command()
+@click.argument("name")
+@click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+@json_option
+def show(name: str, tenant: str, as_json: bool) -> None:
+    """One machine, with its operations."""
+    from vdc.claims.terminate import find_vm
+
+    with reading() as session:
+        vm = find_vm(session, name, tenant)
+        row = listings.vms(session, ids=[vm.id])[0]
+        row["operations"] = listings.operations(session, object_id=vm.id)
+    if as_json:
+        print_json(row)
+        return
+    for key in ("name", "id", "tenant", "state", "desired", "host", "domain", "template", "created_at"):
+        print_line(f"{key:12} {row[key] if row[key] is not None else '-'}")
+    print_line(f"{'size':12} {row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory")
+    for nic in row["addresses"]:
+        print_line(f"{'address':12} {nic['address']} on {nic['vnet']} ({nic['mac']})")
+    for disk in row["disks"]:
+        print_line(f"{'disk':12} {disk['datastore']}: {disk['file']}, {human_mib(disk['size_mib'])}")
+    print_line()
+    print_table(row["operations"], ("kind", "requested_by", "started_at", "finished_at", "outcome", "error"))
+
+
+@group.command()
+@click.option("--template", required=True, help="Name of the template.")
+@click.option("--count", type=int, default=1, show_default=True, help="How many machines.")
+@click.option("--name", default="", help="Name; with a count above 1, -1, -2, ... is appended.")
+@click.option("--tenant", default="default", show_default=True, help="Whose machines they are.")
+@click.option("--vcpu", type=int, help="Virtual CPUs, instead of the template's.")
+@click.option("--memory-mib", type=int, help="Memory in MiB, instead of the template's.")
+@click.option("--disk-mib", type=int, help="Disk in MiB, instead of the template's.")
+@click.option(
+    "--vnet", "vnets", multiple=True, help="Virtual network, instead of the template's (repeatable)."
+)
+@click.option(
+    "--policy", default="spread", show_default=True, help="spread, pack, load-aware, or a rank expression."
+)
+@click.option("--group", "group_name", default="", help="Placement group that the machines join.")
+@click.option(
+    "--start", type=click.Choice(["running", "paused", "stopped"]), default="running", show_default=True
+)
+@click.option("--atomic", is_flag=True, help="All or none: if one machine fails, take all back.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
+@json_option
+def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
+    """Make machines from a template."""
+    from vdc.requests import DeployRequest
+
+    request = DeployRequest(vnets=list(vnets) or None, group=group_name, **options)
+    # The plan first: what cannot be is refused at once, without a flow run.
+    plan = _plan_deploy(request)
+    if only_plan:
+        _print_deploy_plan(plan, as_json)
+        return
+
+    def load_flow() -> Any:
+        from flows.deploy import deploy as flow
+
+        return flow
+
+    _run(load_flow, request, as_json)
+
+
+@group.command()
+@click.argument("vms", nargs=-1, required=True, metavar="NAME...")
+@click.option("--tenant", default="", help="Whose machines, where a name is not unique.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
+@json_option
+def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -> None:
+    """Remove machines for good, with their disks."""
+    from vdc.claims.terminate import claim_terminate
+    from vdc.requests import TerminateRequest
+
+    request = TerminateRequest(vms=list(vms), tenant=tenant)
+    with writing(commit=False) as session:
+        specs = [m.spec for m in claim_terminate(session, request, actor=actor()).machines]
+    if only_plan:
+        rows = [
+            {
+                "name": s.name,
+                "tenant": s.tenant,
+                "host": s.host.name,
+                "disks": [d.file for d in s.disks],
+                "addresses": [n.address for n in s.nics],
+            }
+            for s in specs
+        ]
+        if as_json:
+            print_json(rows)
+            return
+        print_line(f"Would terminate {len(rows)} machine{'s' * (len(rows) != 1)}, with their disks:")
+        print_table(rows, ("name", "tenant", "host", "disks", "addresses"))
+        return
+
+    def load_flow() -> Any:
+        from flows.terminate import terminate as flow
+
+        return flow
+
+    _run(load_flow, request, as_json)
+
+
+def _run(load_flow: Any, request: Any, as_json: bool) -> None:
+    from interfaces.cli.running import run_flow
+
+    failed: OperationFailed | None = None
+    try:
+        operation_id = run_flow(load_flow, request)
+    except OperationFailed as error:
+        failed, operation_id = error, error.operation_id
+    with reading() as session:
+        children = listings.operations(session, parent_id=operation_id, limit=None)
+        rows = listings.vms(session, ids=[c["object_id"] for c in children])
+    errors = {c["object_id"]: c["error"] for c in children}
+    for row in rows:
+        row["error"] = errors[row["id"]]
+    _print(rows, as_json, error=any(errors.values()))
+    if failed is not None:
+        raise failed
+
+
+def _print(rows: listings.Rows, as_json: bool, *, error: bool = False) -> None:
+    if as_json:
+        print_json(rows)
+        return
+    shown = [row | {"address": [a["address"] for a in row["addresses"]]} for row in rows]
+    columns = (*COLUMNS, "error") if error else COLUMNS
+    print_table(shown, columns, empty="No machine yet. Make one: vdc vm deploy --template NAME")
+
+
+def _plan_deploy(request: Any) -> dict[str, Any]:
+    from vdc.claims.deploy import claim_deploy
+
+    with writing(commit=False) as session:
+        claim = claim_deploy(session, request, actor=actor(), prices=load().prices)
+    assert claim.plan is not None, "a plan adopts nothing"
+    return {
+        "machines": [
+            {
+                "name": m.spec.name,
+                "tenant": m.spec.tenant,
+                "host": m.spec.host.name,
+                "vcpu": m.spec.vcpu,
+                "memory_mib": m.spec.memory_mib,
+                "disk_mib": sum(d.size_mib for d in m.spec.disks),
+                "addresses": [{"vnet": n.vnet.name, "address": n.address} for n in m.spec.nics],
+            }
+            for m in claim.batch.machines
+        ],
+        "placement": claim.plan.placement,
+        "quota_left": claim.plan.quota_left,
+        "cost_per_hour": f"{claim.plan.cost_per_hour:.4f}",
+        "cost_per_month": str(claim.plan.cost_per_month),
+        "currency": claim.plan.currency,
+    }
+
+
+def _print_deploy_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    rows = [m | {"address": [a["address"] for a in m["addresses"]]} for m in plan["machines"]]
+    print_line(f"Would make {len(rows)} machine{'s' * (len(rows) != 1)}:")
+    print_table(rows, ("name", "host", "vcpu", "memory_mib", "disk_mib", "address"))
+    print_line()
+    print_line("Hosts:")
+    for line in plan["placement"]:
+        print_line(f"  {line}")
+    print_line(f"Quota left: {', '.join(plan['quota_left']) or 'no limit'}")
+    print_line(
+        f"Cost: {plan['cost_per_hour']} {plan['currency']} an hour, "
+        f"{plan['cost_per_month']} {plan['currency']} a month (730 hours)"
+    )
+    note("Nothing was touched.")

@@ -1,0 +1,109 @@
+"""What reconcile does about what it decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from prefect.tasks import Task
+
+from tasks.batches import claimed, fenced, recorded
+from tasks.fanout import Record, Recorder, act_on_each
+from tasks.images import remove_image
+from tasks.machines import provision_vm, teardown_vm
+from tasks.observation import observe_datastore, observe_host
+from vdc import reconciliation
+from vdc.claims.batch import Batch, Machine
+from vdc.claims.images import record_import_failed
+from vdc.errors import VdcError
+from vdc.model import HostRef
+from vdc.operations import Fence, close
+from vdc.reconciliation import Dead, Finding, Places, World, record_cleaned, record_recovered
+from vdc.records import close_batch, record_failed, record_provisioned, record_terminated
+
+DIED = "The process that worked on it died; reconcile took it back."
+
+
+def finish(dead: Dead, fence: Fence) -> list[Finding]:
+    """Finish what dead processes left open: deployments forward, removals to their end, imports back."""
+    making = Recorder(done=record_provisioned, failed=record_failed)
+    act_on_each("finishing", provision_vm, dead.forward, fence, making, undo=teardown_vm)
+    act_on_each("taking back", teardown_vm, dead.back, fence, making, failure=DIED)
+    leaving = Recorder(done=record_terminated, failed=record_terminated)
+    act_on_each("terminating", teardown_vm, dead.leaving, fence, leaving)
+    findings = [
+        Finding("interrupted operation", f"vm/{machine.spec.name}", machine.spec.host.name, action)
+        for machines, action in (
+            (dead.forward, "deployment taken forward"),
+            (dead.back, "deployment taken back"),
+            (dead.leaving, "termination finished"),
+        )
+        for machine in machines
+    ]
+    for image in dead.images:
+        action = "import taken back"
+        try:
+            remove_image(image, fence)
+            recorded(record_import_failed, image.claim, image.image.image_id, DIED)
+        except VdcError as error:
+            action = f"import not taken back yet: {error}"
+        findings.append(Finding("interrupted operation", image.image.file, image.target.host.name, action))
+    for claim in dead.others:
+        recorded(partial(close, error=DIED), claim)
+    for claim in dead.batches:
+        recorded(close_batch, claim)
+    return findings
+
+
+def observe(places: Places) -> World:
+    """Look at every host and every datastore, all at once."""
+    hosts = [observe_host.submit(host, list(networks)) for host, networks in places.hosts]
+    stores = [(uri, observe_datastore.submit(uri, list(refs))) for uri, refs in places.datastores]
+    files = {uri: future.result() for uri, future in stores}
+    return World(
+        tuple(future.result() for future in hosts),
+        {uri: names for uri, names in files.items() if names is not None},
+    )
+
+
+def recover(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
+    """Make machines again whose domain crashed or is nowhere, from their disks."""
+    batch = claimed(reconciliation.claim_machines, "recover", vm_ids, since=since)
+    return _act(batch, "recovering", provision_vm, record_recovered, "domain lost", "recovered")
+
+
+def finish_leaving(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
+    """Remove machines whose removal was not finished."""
+    batch = claimed(reconciliation.claim_machines, "terminate", vm_ids, since=since)
+    return _act(batch, "terminating", teardown_vm, record_terminated, "unfinished removal", "removed")
+
+
+def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime) -> list[Finding]:
+    """Remove what ended machines left on a host."""
+    findings: list[Finding] = []
+    by_name = {host.name: host for host in hosts}
+    for name in sorted({host for _, host in leftovers}):
+        ids = [vm_id for vm_id, host in leftovers if host == name]
+        batch = claimed(reconciliation.claim_machines, "clean", ids, since=since)
+        if batch:
+            # What was left is on the host where it was seen, wherever the machine lived last.
+            there = tuple(Machine(m.claim, replace(m.spec, host=by_name[name])) for m in batch.machines)
+            batch = Batch(batch.claim, there)
+        findings += _act(
+            batch, "cleaning", teardown_vm, record_cleaned, "left by an ended machine", "removed"
+        )
+    return findings
+
+
+def _act(
+    batch: Batch | None, what: str, task: Task[..., Any], record: Record, found: str, action: str
+) -> list[Finding]:
+    if batch is None:
+        return []
+    with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+        act_on_each(what, task, batch.machines, fence, Recorder(done=record, failed=record))
+    error = recorded(close_batch, batch.claim)
+    return [Finding(found, f"vm/{m.spec.name}", m.spec.host.name, error or action) for m in batch.machines]

@@ -1,0 +1,54 @@
+"""Looking at a host before it is put into service. Nothing on the host is changed but a probe file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from drivers import registry
+from drivers.known_hosts import accept_host_key
+from drivers.ssh import address_of
+from drivers.ssh_files import management_uri
+from tasks.environment import environment
+from vdc.claims.hosts import HostChecked, domain_type_of
+from vdc.errors import Refused, Unready, VdcError
+from vdc.model import HostRef, StorageUse, VnetSpec
+from vdc.requests import EnrollHostRequest
+
+
+def complete_uri(uri: str) -> str:
+    """An SSH URI with our key and our list of known hosts; others, and complete ones, as they are."""
+    parts = urlsplit(uri)
+    if not parts.scheme.endswith("+ssh") or parts.query:
+        return uri
+    address = address_of(uri)
+    return management_uri(address.user, address.host, address.port, environment().settings.ssh_dir)
+
+
+def look_at_host(request: EnrollHostRequest, datastores: Sequence[tuple[str, str]]) -> HostChecked:
+    """Access and host key, virtualisation, memory and CPU, uplinks, and each datastore readable and writable.
+
+    Raises Refused, with the reason: also where the host does not answer, as nothing was done yet.
+    """
+    access = environment().access
+    host = HostRef(request.name, request.uri)
+    try:
+        if urlsplit(request.uri).scheme.endswith("+ssh"):
+            accept_host_key(request.name, address_of(request.uri), request.host_key, access)
+        facts = registry.hypervisor(host, access).read_facts()
+        domain_type_of(request, facts)
+        for uri in request.networks:
+            network = registry.network(uri, host, access)
+            # Whether the uplink is there does not depend on the network that is to use it.
+            vlan_id = 1 if network.capabilities.vlan else None
+            network.ensure_network(VnetSpec("", f"the uplink {uri}", uri, vlan_id, ""))
+        storage: dict[str, StorageUse] = {}
+        for name, uri in datastores:
+            store = registry.datastore(uri, host, access)
+            store.ensure_writable()
+            storage[name] = store.read_use()
+    except Refused:
+        raise
+    except VdcError as error:
+        raise Unready(f"Host {request.name} is not fit for service: {error}") from error
+    return HostChecked(facts, storage)

@@ -1,0 +1,41 @@
+"""Looking at hosts and datastores. A host that does not answer is an observation too, never an absence."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from drivers import registry
+from tasks.environment import environment
+from vdc.errors import VdcError
+from vdc.model import HostRef
+from vdc.reconciliation import HostSeen
+
+log = logging.getLogger(__name__)
+
+
+@task(name="observe-host", task_run_name="observe {host.name}", cache_policy=NO_CACHE, persist_result=False)
+def observe_host(host: HostRef, networks: list[str]) -> HostSeen:
+    """Domains, ports and load of one host; its error where it does not answer."""
+    access = environment().access
+    try:
+        hypervisor = registry.hypervisor(host, access)
+        domains = tuple(hypervisor.read_domains())
+        load_1m = hypervisor.read_facts().load_1m
+        ports = [p for uri in networks for p in registry.network(uri, host, access).read_ports()]
+    except VdcError as error:
+        return HostSeen(host, error=str(error))
+    return HostSeen(host, "", domains, tuple(sorted(set(ports))), load_1m)
+
+
+@task(name="observe-datastore", task_run_name="observe {uri}", cache_policy=NO_CACHE, persist_result=False)
+def observe_datastore(uri: str, hosts: list[HostRef]) -> frozenset[str] | None:
+    """Names of our files in a shared datastore, by the first host that answers; None where none does."""
+    for host in hosts:
+        try:
+            return frozenset(registry.datastore(uri, host, environment().access).read_files())
+        except VdcError as error:
+            log.warning("Datastore %s cannot be read on host %s: %s", uri, host.name, error)
+    return None

@@ -1,0 +1,432 @@
+"""What reconcile decides: which dead operations to finish, and how inventory and hosts differ.
+
+It never touches a domain that is not ours, and never concludes anything from a host that does not answer:
+"unreachable" is not "gone". Whatever it found is looked at again under an operation before it acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from vdc import operations, specs
+from vdc.claims.batch import Batch, Machine, open_batch
+from vdc.claims.deploy import host_ref
+from vdc.claims.images import ImageClaim, ImageTarget
+from vdc.model import DomainSeen, HostRef, ImageSpec
+from vdc.operations import Claim, Opening
+from vdc.records import Outcome, held
+from vdc.schema import (
+    Datastore,
+    Host,
+    HostDatastore,
+    Image,
+    Nic,
+    Operation,
+    Site,
+    UsageEvent,
+    Vm,
+)
+from vdc.states import HOLDING, SETTLED, Desired, VmState, check_move
+
+MAX_ATTEMPTS = 3
+"""How often a deployment whose process died is taken forward before it is taken back."""
+
+SETTLED_STATES = (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: what was found, on what, and what was done about it."""
+
+    what: str
+    object: str
+    host: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSeen:
+    """One host's answer. With an `error` nothing else is known."""
+
+    host: HostRef
+    error: str = ""
+    domains: tuple[DomainSeen, ...] = ()
+    ports: tuple[str, ...] = ()
+    load_1m: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What was observed. `files` maps a datastore's URI to the names of our files in it."""
+
+    hosts: tuple[HostSeen, ...]
+    files: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What dead processes left open, now ours to finish.
+
+    `others` are operations that need no finishing: the comparison finds anew what they were about.
+    """
+
+    forward: tuple[Machine, ...]
+    back: tuple[Machine, ...]
+    leaving: tuple[Machine, ...]
+    images: tuple[ImageClaim, ...]
+    others: tuple[Claim, ...]
+    batches: tuple[Claim, ...]
+
+    @property
+    def claims(self) -> list[Claim]:
+        machines = (*self.forward, *self.back, *self.leaving)
+        return [*(m.claim for m in machines), *(i.claim for i in self.images), *self.others, *self.batches]
+
+
+def claim_site(
+    session: Session, *, actor: str, flow_run_id: str | None = None, lease_s: float = 60.0
+) -> Claim:
+    """Open the one reconcile operation of the site. Raises Conflict while another one is at work."""
+    site_id = session.scalars(select(Site.id)).one()
+    stale = session.scalars(select(Operation).where(Operation.open_key == f"site:{site_id}")).first()
+    if stale is not None and operations.takeable(stale, lease_s):
+        claim = operations.take_over(session, stale)
+        operations.close(session, claim, error="The process died.")
+    opening = Opening("reconcile", "site", site_id, "all", {})
+    return operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+
+
+def take_over_dead(session: Session, lease_s: float) -> Dead:
+    """Make every open operation ours whose owner is dead, or silent for longer than `lease_s` seconds."""
+    machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
+    images: list[ImageClaim] = []
+    claims: dict[str, list[Claim]] = {"batch": [], "other": []}
+    rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
+    for row in [r for r in rows if operations.takeable(r, lease_s)]:
+        claim = operations.take_over(session, row)
+        kind = str(row.open_key).partition(":")[0]
+        if kind == "vm" and row.kind in ("deploy", "terminate"):
+            machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec))
+            machines[_way(session, row)].append(machine)
+        elif kind == "image" and row.kind == "import":
+            images.append(_image_claim(session, claim, row.object_id))
+        else:
+            claims["batch" if kind == "batch" else "other"].append(claim)
+    return Dead(
+        tuple(machines["forward"]),
+        tuple(machines["back"]),
+        tuple(machines["leaving"]),
+        tuple(images),
+        tuple(claims["other"]),
+        tuple(claims["batch"]),
+    )
+
+
+def _way(session: Session, operation: Operation) -> str:
+    if operation.kind == "terminate":
+        return "leaving"
+    parent = session.get(Operation, operation.parent_id)
+    atomic = bool(parent and parent.spec.get("atomic"))
+    return "back" if atomic or operation.attempts > MAX_ATTEMPTS else "forward"
+
+
+def _image_claim(session: Session, claim: Claim, image_id: str) -> ImageClaim:
+    image = session.get_one(Image, image_id)
+    datastore = session.get_one(Datastore, image.datastore_id)
+    host = _host_of(session, datastore.id)
+    spec = ImageSpec(image.id, image.file, image.format, image.virtual_size_mib, image.sha256)
+    return ImageClaim(claim, spec, ImageTarget(datastore.uri, datastore.disk_format, host))
+
+
+def _host_of(session: Session, datastore_id: str) -> HostRef:
+    query = (
+        select(Host)
+        .join(HostDatastore, HostDatastore.host_id == Host.id)
+        .where(HostDatastore.datastore_id == datastore_id)
+        .order_by(Host.state.desc(), Host.name)
+        .limit(1)
+    )
+    return host_ref(session.scalars(query).one())
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where to look: each host with its uplinks, each datastore with the hosts that mount it."""
+
+    site: str
+    hosts: tuple[tuple[HostRef, tuple[str, ...]], ...]
+    datastores: tuple[tuple[str, tuple[HostRef, ...]], ...]
+
+
+def read_places(session: Session) -> Places:
+    hosts = {h.id: h for h in session.scalars(select(Host).order_by(Host.name))}
+    mounts: dict[str, list[HostRef]] = {}
+    for uri, host_id in session.execute(
+        select(Datastore.uri, HostDatastore.host_id).join(HostDatastore).order_by(Datastore.uri)
+    ):
+        mounts.setdefault(uri, []).append(host_ref(hosts[host_id]))
+    return Places(
+        session.scalars(select(Site.id)).one(),
+        tuple((host_ref(h), tuple(h.networks)) for h in hosts.values()),
+        tuple((uri, tuple(refs)) for uri, refs in mounts.items()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A machine as the inventory knows it. `busy`: an operation is open on it."""
+
+    vm_id: str
+    name: str
+    state: VmState
+    desired: Desired
+    host: str
+    busy: bool
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Differences:
+    """What to do, by machine id; `report` is what only a person can decide."""
+
+    adopt: dict[str, tuple[VmState, str]] = field(default_factory=dict)
+    """Machines that are in another state, or on another host, than we thought."""
+    recover: list[str] = field(default_factory=list)
+    """Machines that should run, and whose domain crashed or is nowhere."""
+    missing: list[str] = field(default_factory=list)
+    """Machines whose domain is not where it should be, while not all hosts answer."""
+    leftover: list[tuple[str, str]] = field(default_factory=list)
+    """(machine id, host name) of machines that ended and of which something is left there."""
+    leaving: list[str] = field(default_factory=list)
+    """Machines whose removal was not finished."""
+    report: list[Finding] = field(default_factory=list)
+
+
+def read_known(session: Session) -> list[Known]:
+    """Every machine that there ever was: also one that is gone may have left something."""
+    busy = set(session.scalars(select(Operation.object_id).where(Operation.open_key.like("vm:%"))))
+    devices: dict[str, list[str]] = {}
+    for vm_id, device in session.execute(select(Nic.vm_id, Nic.device)):
+        devices.setdefault(vm_id, []).append(device)
+    rows = session.execute(select(Vm.id, Vm.name, Vm.state, Vm.desired, Host.name).join(Host))
+    return [
+        Known(i, name, VmState(s), Desired(d), host, i in busy, tuple(devices.get(i, ())))
+        for i, name, s, d, host in rows
+    ]
+
+
+def compare(site: str, known: Iterable[Known], world: World) -> Differences:
+    """How the inventory and the world differ. Pure; machines with an open operation are passed over."""
+    machines = {k.vm_id: k for k in known}
+    found = Differences()
+    unseen = {h.host.name for h in world.hosts if h.error}
+    for host in world.hosts:
+        if host.error:
+            found.report.append(Finding("host unreachable", f"host/{host.host.name}", "-", host.error))
+    at: dict[str, list[tuple[str, DomainSeen]]] = {}
+    for host in world.hosts:
+        for domain in host.domains:
+            if domain.site != site:
+                continue
+            if domain.vm_id not in machines:
+                found.report.append(
+                    Finding("domain of ours that the inventory does not know", domain.name, host.host.name,
+                            "left alone: remove it by hand if you are sure")
+                )  # fmt: skip
+                continue
+            at.setdefault(domain.vm_id, []).append((host.host.name, domain))
+    for machine in machines.values():
+        if not machine.busy:
+            _compare_one(machine, at.get(machine.vm_id, []), bool(unseen), machine.host in unseen, found)
+    _leftover_files(machines, world, found)
+    _leftover_ports(machines, world, found)
+    return found
+
+
+def _compare_one(
+    machine: Known,
+    seen: Sequence[tuple[str, DomainSeen]],
+    some_unseen: bool,
+    host_unseen: bool,
+    found: Differences,
+) -> None:
+    if machine.state is VmState.TERMINATING:
+        if not host_unseen:
+            found.leaving.append(machine.vm_id)
+        return
+    if machine.state not in HOLDING:
+        found.leftover += [(machine.vm_id, host) for host, _ in seen]
+        return
+    if machine.state not in SETTLED_STATES:
+        return
+    if len(seen) > 1:
+        hosts = ", ".join(host for host, _ in seen)
+        found.report.append(
+            Finding(
+                "machine is defined twice", f"vm/{machine.name}", hosts, "left alone: decide which is right"
+            )
+        )
+    elif not seen:
+        if host_unseen:
+            return
+        (found.missing if some_unseen else found.recover).append(machine.vm_id)
+    else:
+        host, domain = seen[0]
+        if domain.state == "crashed" or (domain.state == "stopped" and machine.state is VmState.MISSING):
+            found.recover.append(machine.vm_id)
+        elif domain.state in ("running", "paused", "stopped") and (
+            domain.state != machine.state or host != machine.host
+        ):
+            found.adopt[machine.vm_id] = (VmState(domain.state), host)
+
+
+def _leftover_files(machines: Mapping[str, Known], world: World, found: Differences) -> None:
+    known = {(i, h) for i, h in found.leftover}
+    for uri, names in world.files.items():
+        for name in sorted(names):
+            vm_id = name[3:39] if name.startswith("vm-") else ""
+            if not vm_id:
+                continue
+            machine = machines.get(vm_id)
+            if machine is None:
+                found.report.append(Finding("file that the inventory does not know", name, uri, "left alone"))
+            elif machine.state not in HOLDING and not machine.busy and (vm_id, machine.host) not in known:
+                known.add((vm_id, machine.host))
+                found.leftover.append((vm_id, machine.host))
+
+
+def _leftover_ports(machines: Mapping[str, Known], world: World, found: Differences) -> None:
+    live = {d for m in machines.values() for d in m.devices}
+    ended = {m.vm_id.replace("-", "")[:10]: m for m in machines.values() if m.state not in HOLDING}
+    known = set(found.leftover)
+    for host in world.hosts:
+        for port in host.ports:
+            machine = ended.get(port[2:12])
+            if port not in live and machine and (machine.vm_id, host.host.name) not in known:
+                known.add((machine.vm_id, host.host.name))
+                found.leftover.append((machine.vm_id, host.host.name))
+
+
+def _untouched(session: Session, vm_id: str, since: datetime) -> bool:
+    """Whether no operation is open on the machine, or ended after we began to look."""
+    touched = session.scalars(
+        select(Operation.id)
+        .where(Operation.object_id == vm_id)
+        .where(or_(Operation.finished_at.is_(None), Operation.finished_at > since))
+        .limit(1)
+    ).first()
+    return touched is None
+
+
+def claim_machines(
+    session: Session,
+    kind: str,
+    vm_ids: Sequence[str],
+    *,
+    since: datetime,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> Batch | None:
+    """Open a batch on those machines that nobody touched since they were observed; None where none is left.
+
+    A machine to be recovered is to become what is desired, whatever it was deployed as.
+    """
+    rows = session.scalars(select(Vm).where(Vm.id.in_(vm_ids)).order_by(Vm.name)).all()
+    free = [
+        replace(spec, start=vm.desired) if kind == "recover" else spec
+        for vm, spec in ((vm, specs.load(vm.spec)) for vm in rows)
+        if _untouched(session, vm.id, since)
+    ]
+    if not free:
+        return None
+    label = free[0].name if len(free) == 1 else f"{free[0].name} and {len(free) - 1} more"
+    return open_batch(session, kind, label, {}, free, actor=actor, flow_run_id=flow_run_id)
+
+
+def adopt_states(
+    session: Session, adopt: Mapping[str, tuple[VmState, str]], since: datetime, actor: str
+) -> list[Finding]:
+    """Write down what machines have become by themselves; it is also what they should be from now on."""
+    findings = []
+    for vm_id, (state, host_name) in adopt.items():
+        if not _untouched(session, vm_id, since):
+            continue
+        vm = session.get_one(Vm, vm_id)
+        old = VmState(vm.state)
+        claim = operations.open_one(
+            session, Opening("adopt", "vm", vm.id, vm.name, {"from": old, "to": state}), actor=actor
+        )
+        if state is not old:
+            check_move(vm.name, old, state)
+            kind = "stopped" if state is VmState.STOPPED else "started"
+            if (kind == "stopped") != (old is VmState.STOPPED):
+                session.add(_usage_event(vm, claim, kind, since, host_name))
+        host = session.scalars(select(Host).where(Host.name == host_name)).one()
+        vm.state, vm.desired, vm.host_id = state, Desired(state), host.id
+        vm.spec = specs.dump(replace(specs.load(vm.spec), host=host_ref(host)))
+        operations.close(session, claim)
+        findings.append(Finding(f"was {old}, is {state}", f"vm/{vm.name}", host_name, f"adopted as {state}"))
+    return findings
+
+
+def record_recovered(session: Session, outcomes: Sequence[Outcome]) -> None:
+    """Machines that are back: the charge pauses from when they were last seen until now."""
+    for outcome in held(session, outcomes):
+        vm = session.get_one(Vm, outcome.spec.vm_id)
+        if not outcome.error:
+            if vm.state in (VmState.RUNNING, VmState.PAUSED):
+                last_seen = vm.observed_at or vm.created_at
+                session.add(_usage_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
+            if vm.desired != Desired.STOPPED:
+                session.add(_usage_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
+            vm.state = SETTLED[Desired(vm.desired)]
+            vm.observed, vm.observed_at = vm.state, outcome.at
+        operations.close(session, outcome.claim, error=outcome.error or None)
+
+
+def record_cleaned(session: Session, outcomes: Sequence[Outcome]) -> None:
+    """Leftovers that were removed: the machines had ended long before."""
+    for outcome in held(session, outcomes):
+        operations.close(session, outcome.claim, error=outcome.error or None)
+
+
+def record_seen(session: Session, world: World, differences: Differences, since: datetime) -> None:
+    """Write down when machines and hosts were last seen, and which machines are missing."""
+    for host in world.hosts:
+        if host.error:
+            continue
+        session.execute(
+            update(Host).where(Host.name == host.host.name).values(observed_at=since, load_1m=host.load_1m)
+        )
+        by_state: dict[str, list[str]] = {}
+        for domain in host.domains:
+            by_state.setdefault(domain.state, []).append(domain.vm_id)
+        for state, vm_ids in by_state.items():
+            session.execute(
+                update(Vm)
+                .where(Vm.id.in_(vm_ids), Vm.state.in_(SETTLED_STATES))
+                .values(observed=state, observed_at=since)
+            )
+    for vm_id in differences.missing:
+        if _untouched(session, vm_id, since):
+            session.get_one(Vm, vm_id).state = VmState.MISSING
+
+
+def _usage_event(vm: Vm, claim: Claim, kind: str, at: datetime, host: str) -> UsageEvent:
+    spec = specs.load(vm.spec)
+    return UsageEvent(
+        operation_id=claim.operation_id,
+        vm_id=vm.id,
+        tenant_id=vm.tenant_id,
+        kind=kind,
+        at=at,
+        vcpu=vm.vcpu,
+        memory_mib=vm.memory_mib,
+        disk_mib=sum(d.size_mib for d in spec.disks),
+        host=host,
+    )
