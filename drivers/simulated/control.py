@@ -173,7 +173,7 @@ class Simulation:
 
     def add_foreign_domain(self, host: str, name: str, state: str = "running") -> None:
         """A domain without our metadata, as somebody makes with virsh."""
-        row = (host, name, str(uuid.uuid4()), "", "", state, '{"disks": [], "seed_path": null, "nics": []}')
+        row = (host, name, str(uuid.uuid4()), "", "", state, '{"files": [], "nics": []}')
         with self._db.transaction() as db:
             db.execute("INSERT INTO domains VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 

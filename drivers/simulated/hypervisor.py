@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
@@ -47,7 +46,7 @@ class SimulatedHypervisor:
         return DomainSeen(*row) if row else None
 
     def ensure_defined(self, spec: DomainSpec) -> bool:
-        wanted = json.dumps(asdict(spec), sort_keys=True)
+        wanted = _encoded(spec)
         with self._call("ensure_defined", spec.name) as call:
             domain_types, arch = call.one(
                 "SELECT domain_types, arch FROM hosts WHERE name = ?", (self._host,)
@@ -90,9 +89,8 @@ class SimulatedHypervisor:
 
     def _start(self, call: Call, name: str, spec: dict[str, Any]) -> None:
         """What QEMU and the switch need before a guest runs; ports are added last."""
-        for path in [disk["path"] for disk in spec["disks"]] + [spec["seed_path"]]:
-            if path:
-                self._check_file(call, path)
+        for path in spec["files"]:
+            self._check_file(call, path)
         for nic in spec["nics"]:
             network = (self._host, nic["bridge"], nic["vlan_id"] or 0)
             if not call.one("SELECT 1 FROM networks WHERE host = ? AND switch = ? AND vlan_id = ?", network):
@@ -144,6 +142,13 @@ class SimulatedHypervisor:
             call.fail_if("halfway")
             call.execute("DELETE FROM domains WHERE host = ? AND name = ?", where)
             return True
+
+
+def _encoded(spec: DomainSpec) -> str:
+    """What a start needs of the description, and all of it for comparison (`asdict` would take 0.1 ms)."""
+    files = [disk.path for disk in spec.disks] + ([spec.seed_path] if spec.seed_path else [])
+    nics = [{"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id} for nic in spec.nics]
+    return json.dumps({"files": files, "nics": nics, "spec": repr(spec)})
 
 
 def hypervisor(host: HostRef, access: Access) -> SimulatedHypervisor:
