@@ -154,11 +154,13 @@ def _check_qcow2(path: Path, head: bytes, size: int) -> None:
         )
     if virtual_size > MAX_VIRTUAL_MIB * MIB:
         raise Invalid(f"{path} claims to hold {virtual_size // 2**40} TiB; the limit is 64 TiB.")
-    if (
-        not 9 <= cluster_bits <= 21
-        or l1_entries * 8 > MAX_METADATA_BYTES
-        or l1_offset + l1_entries * 8 > size
-    ):
+    plausible = (
+        9 <= cluster_bits <= 21
+        and l1_entries * 8 <= MAX_METADATA_BYTES
+        and l1_offset + l1_entries * 8 <= size
+        and counts_offset < size
+    )
+    if not plausible:
         raise Invalid(f"{path} has a qcow2 header that cannot be true; it is damaged or made to do harm.")
 
 

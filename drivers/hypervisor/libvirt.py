@@ -8,9 +8,11 @@ limits while connecting.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -100,9 +102,9 @@ class LibvirtHypervisor:
         self._access = access
         self._ssh = ssh
         self._conn: libvirt.virConnect | None = None
-        self._pid = os.getpid()
         self._opening = threading.Lock()
         self._owners: dict[str, domain_xml.Owner | None] = {}
+        _all.add(self)
 
     def read_facts(self) -> HostFacts:
         def read(conn: libvirt.virConnect) -> HostFacts:
@@ -214,9 +216,15 @@ class LibvirtHypervisor:
         """Close the connection; the next call opens a new one."""
         with self._opening:
             conn, self._conn = self._conn, None
-        if conn is not None and self._pid == os.getpid():
+        if conn is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 conn.close()
+
+    def _forget(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn._o = None  # else collecting it would close it
+        self._opening = threading.Lock()
 
     def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
         uuid = domain.UUIDString()
@@ -252,10 +260,6 @@ class LibvirtHypervisor:
                 f"No connection to libvirt on {self._host.name} yet: another thread still tries."
             )
         try:
-            if self._pid != os.getpid():
-                # The socket is the parent's too: neither use nor close it.
-                _inherited.append(self._conn)
-                self._conn, self._pid = None, os.getpid()
             if self._conn is None or not self._conn.isAlive():
                 self._conn = self._open(timeout_s)
             return self._conn
@@ -320,7 +324,7 @@ def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
-_inherited: list[Any] = []
+_all: weakref.WeakSet[LibvirtHypervisor] = weakref.WeakSet()
 _loop_lock = threading.Lock()
 _loop_pid = 0
 
@@ -350,11 +354,21 @@ def _ignore(_context: object, _error: object) -> None:
     """Errors are raised too: libvirt need not print them."""
 
 
+def _close_all() -> None:
+    """At the end of the process, while libvirt's module can still do it."""
+    for one in list(_all):
+        one.close()
+
+
 def _after_fork() -> None:
+    """The child forgets the parent's connections without closing them: their sockets are shared."""
     global _loop_lock
     _loop_lock = threading.Lock()
+    for one in list(_all):
+        one._forget()
 
 
+atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_fork)
 
 

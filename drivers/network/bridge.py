@@ -24,7 +24,9 @@ _REMOVE = """
 set -eu
 bridge=$1; shift
 for port; do
-  if [ -e "/sys/class/net/$bridge/brif/$port" ]; then ip link delete dev "$port"; echo "$port"; fi
+  [ -e "/sys/class/net/$bridge/brif/$port" ] || continue
+  # Somebody else may be faster: then it is gone, and not by us.
+  if ip link delete dev "$port"; then echo "$port"; else [ ! -e "/sys/class/net/$port" ]; fi
 done
 """
 
