@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def test_start_is_refused_until_disk_backing_seed_and_network_are_there(
     machine.hypervisor.ensure_defined(machine.spec)
     source = tmp_path / "image"
     source.write_bytes(b"image")
-    repairs = [
+    repairs: list[Callable[[], bool]] = [
         lambda: machine.datastore.ensure_image(IMAGE, source) and machine.datastore.ensure_disk(machine.disk),
         lambda: machine.datastore.ensure_seed(machine.seed, b"seed"),
         lambda: machine.network.ensure_network(machine.vnet),
