@@ -72,4 +72,5 @@ def create(name: str, uri: str, dns: tuple[str, ...], **options: object) -> None
             actor=actor(),
             **options,  # type: ignore[arg-type]
         )
-        print_line(f"Network {name} leases {vnet.first_address} to {vnet.last_address}.")
+        but = f", but for the gateway {vnet.gateway}" if vnet.gateway else ""
+        print_line(f"Network {name} leases {vnet.first_address} to {vnet.last_address}{but}.")
