@@ -49,8 +49,8 @@ def build_seed(context: ContextSpec, instance_id: str, nics: tuple[NicSpec, ...]
     """The image's bytes (about 60 KiB).
 
     A card without an address asks DHCP; the first whose network has a gateway gets the default route.
-    Raises Invalid for a value with control characters where only a line makes sense, or an address outside its
-    network.
+    Raises Invalid for a value with control characters where only a line makes sense, or an address outside
+    its network.
     """
     return _iso(seed_files(context, instance_id, nics))
 

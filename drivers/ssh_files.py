@@ -39,13 +39,13 @@ def ensure_ssh_files(ssh_dir: Path, *, connect_timeout_s: int = 10) -> bool:
 
 
 def management_uri(user: str, host: str, port: int, ssh_dir: Path) -> str:
-    """libvirt URI of a host reached over SSH with the files of `ssh_dir`; works as it stands with `virsh -c`."""
+    """libvirt URI of a host reached over SSH with the files of `ssh_dir`; works as it is with `virsh -c`."""
     key, command = quote(str(ssh_dir / "id_ed25519")), quote(str(ssh_dir / "ssh"))
     return f"qemu+ssh://{user}@{host}:{port}/system?keyfile={key}&command={command}"
 
 
 def write_if_changed(file: Path, content: str, mode: int = 0o644) -> bool:
-    """Write a text file whole (a reader sees the old or the new one); False if it had this content already."""
+    """Write a text file whole: a reader sees the old or the new. False if it had this content already."""
     if file.exists() and file.read_text() == content and file.stat().st_mode & 0o777 == mode:
         return False
     temporary = file.with_name(f".{file.name}.{os.getpid()}")

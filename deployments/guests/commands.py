@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def require(programs: Mapping[str, str]) -> None:
-    """`programs` maps a program to its Debian package. Raises Refused naming the packages that are missing."""
+    """`programs` maps a program to its Debian package. Raises Refused naming the missing packages."""
     missing = sorted({package for name, package in programs.items() if find(name) is None})
     if missing:
         raise Refused(f"Building the guest image needs packages. Type: apt-get install {' '.join(missing)}")
@@ -30,7 +31,7 @@ def run(
     *,
     timeout_s: float = 60.0,
     cwd: Path | None = None,
-    stdin: bytes | None = None,
+    stdin: bytes = b"",
     log: Path | None = None,
 ) -> bytes:
     """Run a program and return its standard output, or write all it says to `log`.
@@ -44,29 +45,26 @@ def run(
         "LC_ALL": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
     }
-    try:
-        if log is not None:
-            with log.open("ab") as said:
-                done = subprocess.run(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    timeout=timeout_s,
-                    cwd=cwd,
-                    env=environment,
-                )
-        else:
-            source = {"stdin": subprocess.DEVNULL} if stdin is None else {}
+    with tempfile.TemporaryFile() as given, log.open("ab+") if log else tempfile.TemporaryFile() as said:
+        given.write(stdin)
+        given.seek(0)
+        try:
             done = subprocess.run(
-                argv, input=stdin, capture_output=True, timeout=timeout_s, cwd=cwd, env=environment, **source
+                argv,
+                stdin=given,
+                stdout=said if log else subprocess.PIPE,
+                stderr=said,
+                timeout=timeout_s,
+                cwd=cwd,
+                env=environment,
             )
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(f"`{command}` did not return within {timeout_s:g} s.") from error
-    if done.returncode:
-        stderr = tail(log.read_bytes() if log else done.stderr or done.stdout)
-        raise DriverFailure(f"`{command}` failed: {stderr}", command=command, stderr=stderr)
-    return b"" if log else done.stdout
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"`{command}` did not return within {timeout_s:g} s.") from error
+        if done.returncode:
+            said.seek(0)
+            stderr = tail(said.read())
+            raise DriverFailure(f"`{command}` failed: {stderr}", command=command, stderr=stderr)
+    return done.stdout or b""
 
 
 def package_versions(names: Iterable[str]) -> list[str]:

@@ -15,24 +15,27 @@ PROGRAMS = {
 }
 PACKAGES = ("syslinux",)
 
+SECTORS_PER_CLUSTER = 16
+"""Large clusters, and a qcow2 without compression: the boot loader reads through the BIOS, call by call."""
+
 CONFIG = """\
 DEFAULT tiny
 PROMPT 0
 LABEL tiny
   KERNEL vmlinuz
   INITRD initrd
-  APPEND console=ttyS0 quiet panic=1
+  APPEND console=ttyS0 quiet panic=1 nokaslr mitigations=off no_timer_check cryptomgr.notests
 """
 
 
 def build(vmlinuz: Path, initramfs: Path, scratch: Path, target: Path) -> None:
-    """Write a compressed qcow2 of SIZE_MIB to `target`."""
+    """Write a qcow2 of SIZE_MIB to `target`."""
     raw, config = scratch / "disk.raw", scratch / "syslinux.cfg"
     config.write_text(CONFIG)
     with raw.open("wb") as disk:
         disk.truncate(SIZE_MIB * 1024 * 1024)
-    run(["mkfs.vfat", "-n", "TINY", raw])
+    run(["mkfs.vfat", "-F", "16", "-s", str(SECTORS_PER_CLUSTER), "-n", "TINY", raw])
     for source, name in ((vmlinuz, "vmlinuz"), (initramfs, "initrd"), (config, "syslinux.cfg")):
         run(["mcopy", "-i", raw, source, f"::{name}"])
     run(["syslinux", "--install", raw])
-    run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, target])
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target])

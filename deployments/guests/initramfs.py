@@ -1,4 +1,4 @@
-"""The tiny guest's root file system: busybox, an SSH server, the guest agent, and the scripts beside this file."""
+"""The tiny guest's root file system: busybox, SSH server, guest agent, and our scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from deployments.guests.commands import run
-from deployments.guests.kernel import Kernel
+from deployments.guests.kernel import EARLY_MODULES, LATE_MODULES, Kernel
 from vdc.errors import DriverFailure
 
 SCRIPTS = Path(__file__).with_name("tiny")
@@ -66,8 +66,9 @@ def build(kernel: Kernel, scratch: Path, target: Path) -> None:
             _put(Path(library), root / library.lstrip("/"), 0o755)
     for module in kernel.modules:
         _put(module, root / "lib/modules" / module.name, 0o644)
-    order = root / "lib/modules.order"
-    order.write_text("".join(f"{module.stem}\n" for module in kernel.modules))
+    for when, wanted in (("early", EARLY_MODULES), ("late", LATE_MODULES)):
+        present = [module.stem for module in kernel.modules if module.stem in wanted]
+        (root / f"lib/modules.{when}").write_text("".join(f"{name}\n" for name in present))
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
     archive = run(
         ["cpio", "--create", "--format=newc", "--owner=0:0", "--quiet"], cwd=root, stdin=names.encode()

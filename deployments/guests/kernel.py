@@ -19,7 +19,7 @@ from vdc.errors import DriverFailure, Refused
 
 Log = Callable[[str], None]
 
-MODULES = (
+EARLY_MODULES = (
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -28,22 +28,28 @@ MODULES = (
     "failover",
     "net_failover",
     "virtio_net",
-    "virtio_blk",
     "scsi_common",
     "scsi_mod",
-    "virtio_scsi",
     "libata",
     "ata_piix",
-    "ata_generic",
     "cdrom",
     "sr_mod",
     "isofs",
+)
+"""For the network and the seed, each after those that it needs.
+
+Debian's cloud kernel has no AHCI: CD-ROMs are IDE.
+"""
+
+LATE_MODULES = (
+    "virtio_console",
     "evdev",
     "button",
+    "virtio_blk",
+    "virtio_scsi",
     "virtio_balloon",
-    "virtio_console",
 )
-"""Each after those that it needs. There is no AHCI in Debian's cloud kernel: CD-ROMs are IDE."""
+"""What can wait until the guest answers: serial ports of the agent, power button, further disks."""
 
 FRAGMENT = Path(__file__).with_name("tiny") / "kernel.config"
 SOURCE_PACKAGE = "linux-source-6.1"
@@ -88,10 +94,11 @@ def _debian(scratch: Path, log: Log) -> Kernel:
     run(["dpkg-deb", "--extract", _download(package, number, scratch, log), tree])
     vmlinuz = next((tree / "boot").glob("vmlinuz-*"))
     found = {file.stem: file for file in tree.rglob("*.ko")}
-    missing = [name for name in MODULES if name not in found]
+    names = (*EARLY_MODULES, *LATE_MODULES)
+    missing = [name for name in names if name not in found]
     if missing:
         raise DriverFailure(f"{package} {number} has no module {', '.join(missing)}.")
-    return Kernel(vmlinuz, tuple(found[name] for name in MODULES))
+    return Kernel(vmlinuz, tuple(found[name] for name in names))
 
 
 def _tiny(scratch: Path, cache: Path, log: Log) -> Kernel:

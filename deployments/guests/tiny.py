@@ -1,7 +1,7 @@
 """The guest image `tiny`: a machine of 96 MiB that boots in seconds and says who it is.
 
-docs/guest.md tells what is in it. Built from Debian packages into $XDG_CACHE_HOME/vdc/guests, once for each recipe:
-the scripts, this code, and the versions of the packages.
+docs/guest.md tells what is in it. Built from Debian packages into $XDG_CACHE_HOME/vdc/guests, once for each
+recipe: the scripts, this code, and the versions of the packages.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def cache_directory() -> Path:
 def ensure_tiny(kernel_kind: str = "debian", log: Callable[[str], None] = _to_stderr) -> Path:
     """Path of the qcow2 image, built if this recipe was not built before (about 10 s).
 
-    `kernel_kind` is `debian` (the cloud kernel as it is) or `tiny` (built from Debian's source: 7 to 15 minutes
-    once, then faster and smaller guests). Raises Refused naming packages that are missing, DriverFailure if a
+    `kernel_kind` is `debian` (the cloud kernel as it is) or `tiny` (built from Debian's source: 7 to 15
+    minutes once, then faster and smaller guests). Raises Refused naming missing packages, DriverFailure if a
     step fails. Another process that builds the same is waited for.
     """
     if kernel_kind not in KERNELS:

@@ -26,11 +26,11 @@ def _to_stderr(line: str) -> None:
 
 
 def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool = False, log: Log = _to_stderr) -> Lab:
-    """Make the lab run with at least `hosts` hosts, repairing what is missing; returns when all of them serve.
+    """Make the lab run with at least `hosts` hosts, repairing what is missing; returns when all serve.
 
-    A running lab grows but never shrinks. `fast_floor` makes starts of machines cheap by leaving out a check of
-    CPU features: for measurements. Raises Refused without root or programs, Conflict if the id belongs to another
-    VDC_HOME, DriverFailure with the end of the right log if something does not start.
+    A running lab grows but never shrinks. `fast_floor` makes starts of machines cheap by leaving out a check
+    of CPU features: for measurements. Raises Refused without root or programs, Conflict if the id belongs to
+    another VDC_HOME, DriverFailure with the end of the right log if something does not start.
     """
     if not 2 <= hosts <= MAX_HOSTS:
         raise Invalid(f"A lab has 2 to {MAX_HOSTS} hosts, not {hosts}.")
@@ -60,10 +60,11 @@ def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool = False, log: L
 
 
 def down(lab_id: str = "demo", *, purge: bool = False, log: Log = _to_stderr) -> bool:
-    """Take the lab down to its last process, namespace and link, machines included; False if nothing was there.
+    """Take the lab down to its last process, namespace and link, machines included; False if it was down.
 
-    Works from whatever state a crash left. Disks, definitions and keys stay, as in a rack without power, unless
-    `purge` removes the state directory too. Raises Conflict if the lab of that id belongs to another VDC_HOME.
+    Works from whatever state a crash left. Disks, definitions and keys stay, as in a rack without power,
+    unless `purge` removes the state directory too. Raises Conflict if the lab of that id belongs to another
+    VDC_HOME.
     """
     layout = Layout.of(lab_id)
     require_root()

@@ -88,7 +88,7 @@ Subsystem sftp internal-sftp
 
 
 def _libvirtd(layout: Layout, host: str) -> str:
-    """TCP without authentication is for peer-to-peer migration: the service network ends in the namespaces."""
+    """TCP without authentication, to migrate peer to peer: that network ends in the namespaces."""
     return f"""\
 listen_tls = 0
 listen_tcp = 1
@@ -109,7 +109,7 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 
 
 def _qemu(host: str, *, fast_floor: bool) -> str:
-    """No cgroups, no namespaces, no security driver: the lab's hosts share the machine's and may not change them."""
+    """No cgroups, namespaces or security driver: those are the machine's, and shared by all hosts."""
     filters = 'capability_filters = [ "cpu-unavailable-features" ]\n' if fast_floor else ""
     return f"""\
 user = "root"

@@ -13,8 +13,8 @@ from deployments.lab.registry import CLAIMS
 def leftovers(lab_id: str) -> list[str]:
     """What is left of a lab of the present VDC_HOME outside its state directory; empty after `down`.
 
-    Looks for processes, network namespaces (all interfaces of a lab are in them), mounts of any process, and the
-    machine-wide claim.
+    Looks for processes, network namespaces (all interfaces of a lab are in them), mounts of any process, and
+    the machine-wide claim.
     """
     layout = Layout.of(lab_id)
     found = [f"process {pid}: {_command(pid)}" for pid in members(select_lab(layout))]

@@ -1,8 +1,8 @@
 """A host's management port: hands every connection on a loopback address to an sshd inside the host.
 
-A program, run by path with the standard library alone: listener.py ADDRESS PORT STATE_DIRECTORY. It stands in the
-root namespace and looks up the host's first process for every connection, so that it survives the host. Exits 0
-once it listens, leaving a daemon behind, or 1 with a message. SIGTERM ends it and every session it carries.
+A program, run by path with the standard library alone: listener.py ADDRESS PORT STATE_DIRECTORY. It stands in
+the root namespace and looks up the host's first process for every connection, so that it survives the host.
+Exits 0 once it listens, leaving a daemon behind, or 1 with a message. SIGTERM ends it and every session.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def serve(connection: socket.socket) -> None:
             return
         enter = ["nsenter", f"--target={pid}", "--mount", "--net", "--uts", "--"]
         sshd = ["/usr/sbin/sshd", "-i", "-f", "/etc/ssh/sshd_config", "-E", "/var/log/sshd.log"]
-        session = subprocess.Popen(enter + sshd, stdin=connection, stdout=connection)
+        session = subprocess.Popen(enter + sshd, stdin=connection.fileno(), stdout=connection.fileno())
     with lock:
         sessions.add(session)
     session.wait()

@@ -24,8 +24,10 @@ def ensure_listener(layout: Layout, number: int, host: str) -> bool:
         environment = [f"{key}={value}" for key, value in layout.environment.items()]
         program = str(Path(__file__).with_name("listener.py"))
         run(
-            ["env", "--ignore-environment", *environment, sys.executable, "-I", "-S", program]
-            + [address, str(MANAGEMENT_PORT), str(directory)],
+            [
+                *("env", "--ignore-environment", *environment),
+                *(sys.executable, "-I", "-S", program, address, str(MANAGEMENT_PORT), str(directory)),
+            ],
             host=host,
         )
     wait_until(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.lab.system import run
@@ -41,46 +42,41 @@ def create_database(place: Path) -> None:
     run(["ovsdb-tool", "create", str(database), SCHEMA])
 
 
-def ensure_bridge(inside: list[str], *, host: str) -> None:
+def ensure_bridge(inside: Sequence[str], *, host: str) -> None:
     """The bridge with its uplink on the trunk; returns when the switch has made it so.
 
     `inside` is the command prefix that enters the place.
     """
-    vsctl = [*inside, "ovs-vsctl", "--retry", f"--timeout={TIMEOUT_S}"]
-    one_thread = "other_config:n-handler-threads=1", "other_config:n-revalidator-threads=1"
-    run(
-        [*vsctl, "set", "Open_vSwitch", ".", *one_thread, "--", "--may-exist", "add-br", BRIDGE]
-        + [
-            "--",
+    _vsctl(
+        inside,
+        [
             "set",
-            "bridge",
-            BRIDGE,
-            "datapath_type=netdev",
-            "--",
-            "--may-exist",
-            "add-port",
-            BRIDGE,
-            "eth1",
+            "Open_vSwitch",
+            ".",
+            "other_config:n-handler-threads=1",
+            "other_config:n-revalidator-threads=1",
         ],
-        timeout_s=TIMEOUT_S + 5,
+        ["--may-exist", "add-br", BRIDGE],
+        ["set", "bridge", BRIDGE, "datapath_type=netdev"],
+        ["--may-exist", "add-port", BRIDGE, "eth1"],
         host=host,
     )
     run([*inside, "ip", "link", "set", BRIDGE, "up"], host=host)
 
 
-def ensure_port(inside: list[str], device: str, *, vlan: int, host: str) -> None:
+def ensure_port(inside: Sequence[str], device: str, *, vlan: int, host: str) -> None:
     """An access port: frames are untagged on `device` and carry `vlan` on the trunk."""
-    run(
-        [*inside, "ovs-vsctl", f"--timeout={TIMEOUT_S}", "--may-exist", "add-port", BRIDGE, device]
-        + ["--", "set", "port", device, f"tag={vlan}"],
-        timeout_s=TIMEOUT_S + 5,
-        host=host,
-    )
+    add = ["--may-exist", "add-port", BRIDGE, device]
+    _vsctl(inside, add, ["set", "port", device, f"tag={vlan}"], host=host)
 
 
-def ensure_port_removed(inside: list[str], device: str, *, host: str) -> None:
-    run(
-        [*inside, "ovs-vsctl", f"--timeout={TIMEOUT_S}", "--if-exists", "del-port", BRIDGE, device],
-        timeout_s=TIMEOUT_S + 5,
-        host=host,
-    )
+def ensure_port_removed(inside: Sequence[str], device: str, *, host: str) -> None:
+    _vsctl(inside, ["--if-exists", "del-port", BRIDGE, device], host=host)
+
+
+def _vsctl(inside: Sequence[str], *commands: Sequence[str], host: str) -> None:
+    """One transaction; returns when the switch has applied it, or fails after TIMEOUT_S."""
+    argv = [*inside, "ovs-vsctl", "--retry", f"--timeout={TIMEOUT_S}"]
+    for command in commands:
+        argv += ["--", *command]
+    run(argv, timeout_s=TIMEOUT_S + 5, host=host)

@@ -79,7 +79,7 @@ def missing_services(layout: Layout, name: str, services: Mapping[str, object]) 
 
 
 def stop_service(layout: Layout, name: str, service: str) -> bool:
-    """Kill one daemon (SIGKILL) and wait until it is buried; False if it did not run. `up` starts it again."""
+    """Kill one daemon and wait until it is buried; False if it did not run. `up` starts it again."""
     pid = read_pid(layout.place(name) / f"{service}.pid")
     if pid is None:
         return False
@@ -116,17 +116,14 @@ def _boot(layout: Layout, name: str, services: Mapping[str, Sequence[str]]) -> N
         "services": services,
     }
     (directory / "spec.json").write_text(json.dumps(spec, indent=1))
+    program = str(Path(__file__).with_name("reaper.py"))
     environment = [f"{key}={value}" for key, value in layout.environment.items()]
     run(
-        ["nsenter", f"--net={NAMESPACES / layout.namespace(name)}", "--"]
-        + ["unshare", "--mount", "--uts", "--propagation", "slave", "--"]
-        + ["env", "--ignore-environment", *environment]
-        + [
-            sys.executable,
-            "-I",
-            "-S",
-            str(Path(__file__).with_name("reaper.py")),
-            str(directory / "spec.json"),
+        [
+            *("nsenter", f"--net={NAMESPACES / layout.namespace(name)}", "--"),
+            *("unshare", "--mount", "--uts", "--propagation", "slave", "--"),
+            *("env", "--ignore-environment", *environment),
+            *(sys.executable, "-I", "-S", program, str(directory / "spec.json")),
         ],
         timeout_s=START_TIMEOUT_S,
         host=name,

@@ -1,7 +1,7 @@
 """Which processes belong to a lab, and how they are ended.
 
-A process belongs to a lab if it runs in one of its network namespaces or carries its marks in the environment.
-A name or a bare pid proves nothing: names are shared with other labs, and pids are used again.
+A process belongs to a lab if it runs in one of its network namespaces or carries its marks in the
+environment. A name or a bare pid proves nothing: names are shared with other labs, pids are used again.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The first process of a host: makes its private view of the file system, starts its daemons, buries the dead.
+"""The first process of a host: gives it a file system of its own, starts its daemons, buries the dead.
 
-A program, run by path with the standard library alone: reaper.py SPEC, inside the place's network, mount and UTS
-namespaces. SPEC is a JSON file whose directory is the place's state directory:
+A program, run by path with the standard library alone: reaper.py SPEC, inside the place's network, mount and
+UTS namespaces. SPEC is a JSON file whose directory is the place's state directory:
 
     hostname     string
     mounts       list of [kind, source, target]: `bind` (source relative to the state directory) or `tmpfs`
     directories  made after the mounts
     services     object of name -> argv
 
-It exits 0 once the place runs, leaving a daemon behind, or 1 with a message on standard error. The daemon is a
-subreaper, so that machines orphaned by libvirtd are buried at once. On SIGHUP it starts the services that do not
-run. `pid` and `<service>.pid` hold "pid starttime".
+It exits 0 once the place runs, leaving a daemon behind, or 1 with a message on standard error. The daemon is
+a subreaper, so that machines orphaned by libvirtd are buried at once. On SIGHUP it starts the services that
+do not run. `reaper.pid` and `<service>.pid` hold "pid starttime".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2) itself: mount(8) would make a relative source absolute, which a mount may have hidden by then."""
+    """mount(2) itself: mount(8) makes a relative source absolute, which a mount may have hidden by then."""
     done = libc.mount(
         source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()
     )
@@ -41,7 +41,7 @@ def mount(source: str, target: str, kind: str, flags: int = 0, options: str = ""
 
 
 def private_view(spec: dict[str, Any]) -> None:
-    """Replace everything that the host's daemons write to, and /sys, which shows the namespace it was mounted in."""
+    """Replace all that daemons write to, and /sys, which shows the namespace it was mounted in."""
     libc.umount2(b"/run/netns", MNT_DETACH)  # would keep other labs' namespaces alive
     libc.umount2(b"/sys", MNT_DETACH)
     mount("sysfs", "/sys", "sysfs")

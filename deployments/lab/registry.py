@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ def claim(layout: Layout, *, preferred: int | None = None) -> int:
         if mine and mine.home == str(layout.home):
             return mine.number
         used = {taken.number for taken in others.values()}
-        for number in ([preferred] if preferred else []) + list(NUMBERS):
+        for number in _candidates(layout, preferred):
             if number not in used and _bindable(number):
                 made = Claim(str(layout.home), number, identify(os.getpid()) or "")
                 (CLAIMS / f"{layout.lab_id}.json").write_text(json.dumps(asdict(made)))
@@ -86,6 +87,12 @@ def release(layout: Layout) -> None:
         taken = _claims().get(layout.lab_id)
         if taken and taken.home == str(layout.home):
             (CLAIMS / f"{layout.lab_id}.json").unlink()
+
+
+def _candidates(layout: Layout, preferred: int | None) -> list[int]:
+    """Spread by name, so that a lab finds its number free again after others came and went."""
+    first = NUMBERS[zlib.crc32(f"{layout.home}:{layout.lab_id}".encode()) % len(NUMBERS)]
+    return [*([preferred] if preferred else []), *NUMBERS[first - 1 :], *NUMBERS[: first - 1]]
 
 
 def _claims() -> dict[str, Claim]:

@@ -60,7 +60,7 @@ def run(
 ) -> str:
     """Run a program and return its standard output.
 
-    Raises DriverFailure if it fails (unless `check` is False) and TimedOut if it does not return by its deadline.
+    Raises DriverFailure if it fails (unless `check` is False) and TimedOut if it misses its deadline.
     """
     try:
         done = subprocess.run(
@@ -94,7 +94,7 @@ def wait_until(
     host: str = "",
     interval_s: float = 0.02,
 ) -> None:
-    """Wait for a condition. Raises DriverFailure saying what was waited for, with the end of the first log."""
+    """Wait for a condition. Raises DriverFailure saying what was waited for, with the end of the logs."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > deadline:
