@@ -108,8 +108,12 @@ class Superseded(VdcError):
 
 
 class OperationFailed(VdcError):
-    """An operation ended and not all of it was done; `operation_id` tells where to read more."""
+    """An operation ended and not all of it was done.
+
+    `operation_id` tells where to read more; `machines` may hold what became of each, for `--json`.
+    """
 
     def __init__(self, message: str, operation_id: str) -> None:
         super().__init__(message)
         self.operation_id = operation_id
+        self.machines: list[dict[str, object]] = []
