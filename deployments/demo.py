@@ -22,7 +22,6 @@ from deployments.lab.probe import open_probe
 from vdc.errors import OperationFailed, Refused, VdcError
 from vdc.settings import load
 
-LAB = "demo"
 VLAN = 100
 PROBE = "10.1.0.250/24"
 MACHINES = [f"web-{n}" for n in range(1, 5)]
@@ -31,27 +30,28 @@ ANSWER_DEADLINE_S = 180.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--lab", default="demo", help="id of its lab (default: demo)")
     parser.add_argument("--clean", action="store_true", help="take the demo down, to the last process")
     arguments = parser.parse_args()
     try:
         if arguments.clean:
-            clean()
+            clean(arguments.lab)
         else:
-            demo()
+            demo(arguments.lab)
     except VdcError as error:
         print(f"{'Refused' if isinstance(error, Refused) else 'Failed'}: {error}", file=sys.stderr)
         return 3 if isinstance(error, Refused) else 1
     return 0
 
 
-def demo() -> None:
+def demo(lab: str) -> None:
     began = time.monotonic()
     _take_home()
     image = _vdc("image", "build", "tiny").strip()
-    _vdc("lab", "up", "--lab", LAB, "--hosts", "2")
+    _vdc("lab", "up", "--lab", lab, "--hosts", "2")
     _vdc("up")
     _ensure("datastore", "shared", "create", "shared", "--uri", "qcow2:///srv/vdc/shared")
-    for host in lab_state.load(LAB).hosts:
+    for host in lab_state.load(lab).hosts:
         # The lab's CPUs are shared by both hosts and emulated: four tiny machines on each do no harm.
         options = ["--host-key", host.fingerprint, "--domain-type", "qemu", "--cpu-overcommit", "4"]
         options += ["--migration-address", host.migration_address]
@@ -66,18 +66,18 @@ def demo() -> None:
     _vdc("reconcile")
     _deploy()
     machines = [m for m in _listed("vm") if m["name"] in MACHINES]
-    _prove(machines)
+    _prove(lab, machines)
     _vdc("vm", "list")
     _say_what_next(machines, time.monotonic() - began)
 
 
-def clean() -> None:
+def clean(lab: str) -> None:
     """Take down what the demo started and remove what it wrote. Raises Refused for a home not its own."""
     home = load().home
     if home.exists() and not _marker(home).exists():
         raise Refused(f"{home} was not made by the demo, so it is left alone: take it down by hand.")
     _vdc("down")
-    lab_control.down(LAB, purge=True)
+    lab_control.down(lab, purge=True)
     if home.exists():
         shutil.rmtree(home)
     print("The demo is gone: no process, namespace or file of it is left but the cached guest image.")
@@ -110,10 +110,10 @@ def _deploy() -> None:
             _vdc("vm", "deploy", "--template", "tiny", "--name", name)
 
 
-def _prove(machines: list[dict[str, Any]]) -> None:
+def _prove(lab: str, machines: list[dict[str, Any]]) -> None:
     """Each machine answers HTTP on its VLAN with its own name. Raises OperationFailed where one does not."""
     print(f"\nAsking each machine, from a probe on VLAN {VLAN}:", flush=True)
-    probe = open_probe(LAB, VLAN, PROBE)
+    probe = open_probe(lab, VLAN, PROBE)
     deadline = time.monotonic() + ANSWER_DEADLINE_S
     for machine in machines:
         address = machine["addresses"][0]["address"]

@@ -70,11 +70,13 @@ def exit_code(error: VdcError) -> int:
     return REFUSED if isinstance(error, Refused) else FAILED
 
 
-def describe(error: VdcError) -> dict[str, str]:
+def describe(error: VdcError) -> dict[str, Any]:
     """The error as it appears in JSON."""
-    seen = {"kind": type(error).__name__, "message": str(error)}
-    # What else it carries: a failed driver's host, command and stderr, a failed operation's id.
-    return seen | {name: value for name, value in vars(error).items() if isinstance(value, str) and value}
+    seen: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
+    # What else it carries: a failed driver's host, command and stderr, a failed operation's id and machines.
+    return seen | {
+        name: value for name, value in vars(error).items() if isinstance(value, (str, list)) and value
+    }
 
 
 def _explained(error: VdcError, as_json: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from interfaces.cli import listings
-from interfaces.cli.output import human_mib, json_option, print_json, print_line, print_table
+from interfaces.cli.output import human_mib, json_option, print_fields, print_json, print_line, print_table
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import Invalid, NotFound
@@ -56,8 +56,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(rows[0])
         return
-    for key, value in rows[0].items():
-        print_line(f"{key:20} {value if value not in (None, '') else '-'}")
+    print_fields(rows[0])
 
 
 @group.command()

@@ -26,8 +26,6 @@ def list_(limit: int, open_only: bool, parent_id: str | None, as_json: bool) -> 
     if as_json:
         print_json(rows)
         return
-    for row in rows:
-        row["started_at"] = row["started_at"].strftime("%Y-%m-%d %H:%M:%S")
     print_table(
         rows,
         ("id", "kind", "object", "requested_by", "started_at", "outcome", "error"),

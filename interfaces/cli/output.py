@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Columns, *, empty: s
             parts.append(_styled(padded, number) if terminal else padded)
         lines.append("  ".join(parts).rstrip())
     click.echo("\n".join(lines))
+
+
+def print_fields(values: Mapping[str, Any]) -> None:
+    """One object, a line a field."""
+    width = max(map(len, values))
+    for key, value in values.items():
+        click.echo(f"{key.replace('_', ' '):{width}}  {_text(value)}")
 
 
 def print_line(text: str = "") -> None:
@@ -109,6 +116,10 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%SZ}"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_text(item)}" for key, item in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value)) or "-"
     # One row, one line, whatever a guest or a host calls itself.

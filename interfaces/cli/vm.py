@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from interfaces.cli import listings
-from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
+from interfaces.cli.output import (
+    human_mib,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+)
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import OperationFailed
@@ -47,13 +55,14 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     if as_json:
         print_json(row)
         return
-    for key in ("name", "id", "tenant", "state", "desired", "host", "domain", "template", "created_at"):
-        print_line(f"{key:12} {row[key] if row[key] is not None else '-'}")
-    print_line(f"{'size':12} {row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory")
+    keys = ("name", "id", "tenant", "state", "desired", "host", "domain", "template", "created_at")
+    fields = {key: row[key] for key in keys}
+    fields["size"] = f"{row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory"
     for nic in row["addresses"]:
-        print_line(f"{'address':12} {nic['address']} on {nic['vnet']} ({nic['mac']})")
+        fields[f"address on {nic['vnet']}"] = f"{nic['address']} ({nic['mac']})"
     for disk in row["disks"]:
-        print_line(f"{'disk':12} {disk['datastore']}: {disk['file']}, {human_mib(disk['size_mib'])}")
+        fields[f"disk in {disk['datastore']}"] = f"{disk['file']}, {human_mib(disk['size_mib'])}"
+    print_fields(fields)
     print_line()
     print_table(row["operations"], ("kind", "requested_by", "started_at", "finished_at", "outcome", "error"))
 
@@ -151,9 +160,12 @@ def _run(load_flow: Any, request: Any, as_json: bool) -> None:
     errors = {c["object_id"]: c["error"] for c in children}
     for row in rows:
         row["error"] = errors[row["id"]]
-    _print(rows, as_json, error=any(errors.values()))
     if failed is not None:
+        failed.machines = rows
+        if not as_json:
+            _print(rows, as_json, error=True)
         raise failed
+    _print(rows, as_json)
 
 
 def _print(rows: listings.Rows, as_json: bool, *, error: bool = False) -> None:
