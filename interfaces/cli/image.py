@@ -92,4 +92,4 @@ def build(recipe: str, kernel: str) -> None:
     from deployments.guests.tiny import ensure_tiny
     from interfaces.cli.output import note
 
-    print_line(str(ensure_tiny(kernel=kernel, log=note)))
+    print_line(str(ensure_tiny(kernel, note)))
