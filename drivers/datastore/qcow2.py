@@ -15,13 +15,12 @@ from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
 _OVERLAY = """
 if [ -e "$2" ]; then echo found; exit 0; fi
 umask 077
-trap 'rm -f -- "$3"' EXIT
 if [ -n "$5" ]; then
   qemu-img create -q -f qcow2 -b "$5" -F "$6" -- "$3" "$4M"
 else
   qemu-img create -q -f qcow2 -- "$3" "$4M"
 fi
-publish "$3" "$2"
+publish "$@"
 """
 
 

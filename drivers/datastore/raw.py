@@ -18,14 +18,13 @@ SLOWEST_COPY_MIB = 20
 _COPY = """
 if [ -e "$2" ]; then echo found; exit 0; fi
 umask 077
-trap 'rm -f -- "$3"' EXIT
 case "$6" in
   '') : > "$3" ;;
   raw) cp --reflink=auto --sparse=always -- "$5" "$3"; chmod 600 -- "$3" ;;
   *) qemu-img convert -q -f "$6" -O raw -- "$5" "$3" ;;
 esac
 truncate -s ">$4M" -- "$3"
-publish "$3" "$2"
+publish "$@"
 """
 
 
