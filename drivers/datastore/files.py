@@ -90,6 +90,14 @@ def directory_of(uri: str) -> str:
     return path.rstrip("/")
 
 
+def is_shared(uri: str) -> bool:
+    """Whether all hosts see the same files; `?shared=no`: each has its own. Raises Invalid."""
+    query = urlsplit(uri).query
+    if query not in ("", "shared=yes", "shared=no"):
+        raise Invalid(f"Datastore URI {uri!r}: only ?shared=yes or ?shared=no may follow the directory.")
+    return query != "shared=no"
+
+
 def plain(file: str) -> str:
     """`file`, if it is a plain file name. Raises Invalid."""
     if not _PLAIN.fullmatch(file):

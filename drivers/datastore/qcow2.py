@@ -1,4 +1,7 @@
-"""Disks as qcow2 overlays on golden images in a directory: `qcow2:///srv/vdc/shared`."""
+"""Disks as qcow2 overlays on golden images in a directory: `qcow2:///srv/vdc/shared`.
+
+A directory that each host has for itself is `qcow2:///srv/vdc/local?shared=no`.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,9 @@ publish "$@"
 class Qcow2Datastore:
     """One directory on one host. A clone writes 200 KB, whatever the image's size."""
 
-    capabilities = DatastoreCapabilities(shared=True, disk_format="qcow2", clone="overlay", snapshots=True)
-
-    def __init__(self, directory: str, ssh: Ssh, access: Access) -> None:
-        self._directory = directory
+    def __init__(self, uri: str, ssh: Ssh, access: Access) -> None:
+        self.capabilities = datastore_capabilities(uri)
+        self._directory = files.directory_of(uri)
         self._ssh = ssh
         self._access = access
 
@@ -71,10 +73,12 @@ class Qcow2Datastore:
 
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:
-    """Raises Invalid where `uri` names no directory."""
+    """What the datastore can do, no host asked. Raises Invalid for a malformed `uri`."""
     files.directory_of(uri)
-    return Qcow2Datastore.capabilities
+    return DatastoreCapabilities(
+        shared=files.is_shared(uri), disk_format="qcow2", clone="overlay", snapshots=True
+    )
 
 
 def datastore(uri: str, host: HostRef, access: Access) -> Qcow2Datastore:
-    return Qcow2Datastore(files.directory_of(uri), ssh_module.connection(host, access), access)
+    return Qcow2Datastore(uri, ssh_module.connection(host, access), access)

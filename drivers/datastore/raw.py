@@ -1,4 +1,7 @@
-"""Disks as full, sparse copies in a directory: `raw:///srv/vdc/shared`. The copy is made on the host."""
+"""Disks as full, sparse copies in a directory: `raw:///srv/vdc/shared`. The copy is made on the host.
+
+A directory that each host has for itself is `raw:///srv/vdc/local?shared=no`.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,9 @@ publish "$@"
 class RawDatastore:
     """One directory on one host."""
 
-    capabilities = DatastoreCapabilities(shared=True, disk_format="raw", clone="copy", snapshots=False)
-
-    def __init__(self, directory: str, ssh: Ssh, access: Access) -> None:
-        self._directory = directory
+    def __init__(self, uri: str, ssh: Ssh, access: Access) -> None:
+        self.capabilities = datastore_capabilities(uri)
+        self._directory = files.directory_of(uri)
         self._ssh = ssh
         self._access = access
 
@@ -76,10 +78,12 @@ class RawDatastore:
 
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:
-    """Raises Invalid where `uri` names no directory."""
+    """What the datastore can do, no host asked. Raises Invalid for a malformed `uri`."""
     files.directory_of(uri)
-    return RawDatastore.capabilities
+    return DatastoreCapabilities(
+        shared=files.is_shared(uri), disk_format="raw", clone="copy", snapshots=False
+    )
 
 
 def datastore(uri: str, host: HostRef, access: Access) -> RawDatastore:
-    return RawDatastore(files.directory_of(uri), ssh_module.connection(host, access), access)
+    return RawDatastore(uri, ssh_module.connection(host, access), access)

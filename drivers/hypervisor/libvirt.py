@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import threading
 import weakref
@@ -77,7 +78,7 @@ def translate(error: libvirt.libvirtError, host: str, what: str) -> VdcError:
     message = f"{host}: {what} failed: {text}."
     if code in _BROKEN or origin in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
         return HostUnreachable(f"The connection to libvirt on {host} failed during {what}: {text}.")
-    if code in _BUSY:
+    if code in _BUSY or error.get_int1() == errno.EBUSY:
         return Busy(message)
     if code in _GONE:
         return NotFound(message)
@@ -103,7 +104,7 @@ class LibvirtHypervisor:
         self._ssh = ssh
         self._conn: libvirt.virConnect | None = None
         self._opening = threading.Lock()
-        self._owners: dict[str, domain_xml.Owner | None] = {}
+        self._owners: dict[str, domain_xml.Owner] = {}
         _all.add(self)
 
     def read_facts(self) -> HostFacts:
@@ -168,6 +169,7 @@ class LibvirtHypervisor:
                 if owner is not None and owner.spec == domain_xml.spec_hash(xml):
                     return False
             conn.defineXMLFlags(xml, 0)
+            self._owners.pop(spec.vm_id.lower(), None)
             return True
 
         return self._call(f"defining domain {spec.name}", ensure)
@@ -228,9 +230,9 @@ class LibvirtHypervisor:
 
     def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
         uuid = domain.UUIDString()
-        if uuid not in self._owners:
-            self._owners[uuid] = _read_owner(domain)
-        owner = self._owners[uuid]
+        owner = self._owners.get(uuid) or _read_owner(domain)
+        if owner is not None:
+            self._owners[uuid] = owner
         return DomainSeen(
             name=domain.name(),
             state=_STATES.get(state, "other"),

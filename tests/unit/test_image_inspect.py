@@ -13,7 +13,7 @@ import pytest
 
 from drivers.datastore.image_inspect import inspect
 from tests.requires import missing
-from vdc.errors import Invalid
+from vdc.errors import Invalid, Unready
 
 MIB = 2**20
 
@@ -173,6 +173,21 @@ def test_other_formats_are_named_with_the_way_out(tmp_path: Path, image_format: 
     image = make(tmp_path / "disk.img", image_format=image_format)
 
     with pytest.raises(Invalid, match="qemu-img convert -O qcow2"):
+        inspect(image)
+
+
+def test_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make(tmp_path / "good.qcow2")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    prlimit = shutil.which("prlimit")
+    assert prlimit
+    monkeypatch.setenv("PATH", str(programs))
+
+    with pytest.raises(Unready, match="util-linux"):
+        inspect(image)
+    (programs / "prlimit").symlink_to(prlimit)
+    with pytest.raises(Unready, match="qemu-utils"):
         inspect(image)
 
 

@@ -78,6 +78,22 @@ def test_datastore_without_an_absolute_directory(uri: str) -> None:
         registry.datastore(uri, HOST, ACCESS)
 
 
+@pytest.mark.parametrize("scheme", ["qcow2", "raw"])
+def test_datastore_says_whether_hosts_share_it(scheme: str) -> None:
+    def shared(query: str) -> bool:
+        uri = f"{scheme}:///srv/vdc{query}"
+        made = registry.datastore(uri, HOST, ACCESS)
+        assert made.capabilities == registry.datastore_capabilities(uri)
+        assert made.path("a") == "/srv/vdc/a"
+        return made.capabilities.shared
+
+    assert shared("")
+    assert shared("?shared=yes")
+    assert not shared("?shared=no")
+    with pytest.raises(Invalid, match="shared=no"):
+        shared("?shard=no")
+
+
 @pytest.mark.parametrize(
     "uri", ["vlan://", "vlan:///br0", "vlan://-x", "vlan://a;b", "bridge://sixteen-letters-x"]
 )
