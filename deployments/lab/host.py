@@ -56,6 +56,7 @@ def libvirt_answers(layout: Layout, host: str) -> bool:
 
 def cut_power(layout: Layout, host: str) -> None:
     """Everything that runs on the host dies at once and its links go; its disks stay as they are."""
+    links.cut_host_links(layout, host)  # at once: a namespace that was removed lingers in the kernel
     name = layout.namespace(host)
     reaper = read_pid(layout.place(host) / "reaper.pid")
     kill_all(select_namespace(name), last=[reaper] if reaper else [])

@@ -51,6 +51,12 @@ def ensure_host_links(layout: Layout, host: str) -> None:
     disable_offloads(switch, f"trunk{number}")
 
 
+def cut_host_links(layout: Layout, host: str) -> None:
+    switch, number = layout.namespace(SWITCH), host.removeprefix("h")
+    for bridge in BRIDGES:
+        remove_device(End(switch, f"{bridge}{number}"))
+
+
 def ensure_outside_links(layout: Layout) -> None:
     name, switch = layout.namespace(OUTSIDE), layout.namespace(SWITCH)
     ensure_namespace(name)

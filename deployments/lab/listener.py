@@ -55,7 +55,9 @@ def serve(connection: socket.socket) -> None:
         sessions.discard(session)
 
 
-def stop(*_: object) -> None:
+def stop(listening: socket.socket) -> None:
+    """Close the port first: the kernel may finish this process's threads later than its first one."""
+    listening.close()
     for session in list(sessions):
         session.terminate()
     os._exit(0)
@@ -75,7 +77,7 @@ def main() -> int:
     if os.fork():
         return 0
     os.setsid()
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, lambda *_: stop(listening))
     log = os.open("listener.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)

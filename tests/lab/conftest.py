@@ -1,4 +1,4 @@
-"""A lab of its own for this test run: two real hosts, taken down at the end whatever happened."""
+"""A second lab for this directory: its tests kill hosts and daemons; the shared `lab` must not suffer that."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from deployments.lab import control
 from deployments.lab.leftovers import interfaces, leftovers
 from deployments.lab.state import Lab
 from tests.lab.guests import GuestMaker
+from tests.lab_fixture import require_lab
+
+OWN_LAB = f"o{os.getpid():x}"[:8]
 
 
 @pytest.fixture(scope="session")
-def lab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A temporary VDC_HOME. Tests that leave it are told apart from other labs on this machine."""
-    home = tmp_path_factory.mktemp("vdc-home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VDC_HOME", str(home))
-        yield home
-
-
-@pytest.fixture(scope="session")
-def lab_id() -> str:
-    return f"t{os.getpid() % 10_000_000}"
-
-
-@pytest.fixture(scope="session")
-def _lab_down_at_the_end(lab_home: Path, lab_id: str) -> Iterator[None]:
+def _own_lab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The VDC_HOME of the lab, which is taken down at the end of the session, whatever happened."""
+    require_lab()
+    home = tmp_path_factory.mktemp("own-lab-home")
     before = interfaces()
     try:
-        yield
+        yield home
     finally:
-        control.down(lab_id, purge=True)
-        assert leftovers(lab_id) == []
-        assert interfaces() == before
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("VDC_HOME", str(home))
+            control.down(OWN_LAB, purge=True)
+            assert leftovers(OWN_LAB) == []
+            assert interfaces() == before
 
 
 @pytest.fixture
-def lab(_lab_down_at_the_end: None, lab_home: Path, lab_id: str) -> Lab:
+def lab_home(_own_lab_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary VDC_HOME, in force for the test."""
+    monkeypatch.setenv("VDC_HOME", str(_own_lab_home))
+    return _own_lab_home
+
+
+@pytest.fixture
+def own_lab(lab_home: Path) -> Lab:
     """The lab, up: the first test that asks starts it, later ones repair what their predecessors broke."""
-    lab = control.up(lab_id)
+    lab = control.up(OWN_LAB)
     known_hosts = lab_home / "ssh" / "known_hosts"
     known_hosts.write_text("".join(f"{host.host_key}\n" for host in lab.hosts))
     return lab
@@ -57,12 +58,12 @@ def tiny_image() -> Path:
 
 
 @pytest.fixture
-def guests(lab: Lab, tiny_image: Path) -> Iterator[GuestMaker]:
+def guests(own_lab: Lab, tiny_image: Path) -> Iterator[GuestMaker]:
     """Starts machines by plain libvirt; they are gone after the test."""
     libvirt.registerErrorHandler(lambda *_: None, None)
-    if not (lab.datastore / "base.qcow2").exists():
-        shutil.copyfile(tiny_image, lab.datastore / "base.qcow2")
-    maker = GuestMaker(lab)
+    if not (own_lab.datastore / "base.qcow2").exists():
+        shutil.copyfile(tiny_image, own_lab.datastore / "base.qcow2")
+    maker = GuestMaker(own_lab)
     try:
         yield maker
     finally:

@@ -18,21 +18,21 @@ from vdc.model import ContextSpec
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
-def ssh(lab: Lab, probe: Probe, address: str, command: str) -> subprocess.CompletedProcess[str]:
+def ssh(own_lab: Lab, probe: Probe, address: str, command: str) -> subprocess.CompletedProcess[str]:
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
-    argv = ["ssh", "-F", "/dev/null", "-i", str(lab.home / "ssh" / "id_ed25519"), *options]
+    argv = ["ssh", "-F", "/dev/null", "-i", str(own_lab.home / "ssh" / "id_ed25519"), *options]
     return probe.run([*argv, f"root@{address}", command], timeout_s=60)
 
 
-def test_machines_on_two_hosts_see_their_vlan_and_no_other(lab: Lab, guests: GuestMaker) -> None:
+def test_machines_on_two_hosts_see_their_vlan_and_no_other(own_lab: Lab, guests: GuestMaker) -> None:
     """The second VLAN has the same addresses: only the tags keep them apart."""
     ours, theirs = vlan(100, "10.1.0.0/24"), vlan(200, "10.1.0.0/24")
     guests.start("web-1", "h1", [nic(0, ours, "10.1.0.2", 1)])
     guests.start("web-2", "h2", [nic(0, ours, "10.1.0.3", 2)])
     guests.start("alien", "h2", [nic(0, theirs, "10.1.0.2", 3)])
-    probe = open_probe(lab.lab_id, 100, "10.1.0.250/24")
-    other = open_probe(lab.lab_id, 200, "10.1.0.250/24")
-    stranger = open_probe(lab.lab_id, 300, "10.1.0.250/24")
+    probe = open_probe(own_lab.lab_id, 100, "10.1.0.250/24")
+    other = open_probe(own_lab.lab_id, 200, "10.1.0.250/24")
+    stranger = open_probe(own_lab.lab_id, 300, "10.1.0.250/24")
     for address, name, where in (
         ("10.1.0.2", "web-1", probe),
         ("10.1.0.3", "web-2", probe),
@@ -46,20 +46,20 @@ def test_machines_on_two_hosts_see_their_vlan_and_no_other(lab: Lab, guests: Gue
     assert says(stranger, "10.1.0.2") == {}
 
 
-def test_the_guest_does_what_its_seed_and_its_host_say(lab: Lab, guests: GuestMaker) -> None:
-    key = (lab.home / "ssh" / "id_ed25519.pub").read_text().strip()
+def test_the_guest_does_what_its_seed_and_its_host_say(own_lab: Lab, guests: GuestMaker) -> None:
+    key = (own_lab.home / "ssh" / "id_ed25519.pub").read_text().strip()
     context = ContextSpec("front-7", (key,), "echo one > /tmp/ran\nhostname >> /tmp/ran\n")
     cards = [nic(0, vlan(110, "10.2.0.0/24"), "10.2.0.9", 9), nic(1, flat("10.5.0.0/16"), "10.5.0.9", 9)]
     guest = guests.start("front-7", "h1", cards, context)
-    tagged = open_probe(lab.lab_id, 110, "10.2.0.250/24")
-    untagged = open_probe(lab.lab_id, None, "10.5.0.250/16")
+    tagged = open_probe(own_lab.lab_id, 110, "10.2.0.250/24")
+    untagged = open_probe(own_lab.lab_id, None, "10.5.0.250/16")
 
     said = wait_for(lambda: says(tagged, "10.2.0.9"), "the guest answers", BOOT_TIMEOUT_S)
     assert said["addresses"] == "10.2.0.9/24,10.5.0.9/16"
     assert says(untagged, "10.5.0.9")["hostname"] == "front-7"
     wait_for(lambda: "HELLO from front-7" in guest.console(), "the hello on the serial port")
 
-    done = ssh(lab, tagged, "10.2.0.9", "cat /tmp/ran; ip route")
+    done = ssh(own_lab, tagged, "10.2.0.9", "cat /tmp/ran; ip route")
     assert done.stdout.startswith("one\nfront-7\n")
     assert "default" not in done.stdout
 
@@ -68,7 +68,7 @@ def test_the_guest_does_what_its_seed_and_its_host_say(lab: Lab, guests: GuestMa
     assert guest.domain.interfaceAddresses(source)["eth1"]["addrs"][0]["addr"] == "10.5.0.9"
 
     flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_UNSAFE
-    guest.domain.migrateToURI3(f"qemu+tcp://{lab.host('h2').migration_address}/system", {}, flags)
+    guest.domain.migrateToURI3(f"qemu+tcp://{own_lab.host('h2').migration_address}/system", {}, flags)
     moved = wait_for(lambda: says(tagged, "10.2.0.9"), "the migrated guest answers")
     assert moved["boot_id"] == said["boot_id"]
     assert float(moved["uptime"]) > float(said["uptime"])
@@ -78,8 +78,8 @@ def test_the_guest_does_what_its_seed_and_its_host_say(lab: Lab, guests: GuestMa
     wait_for(lambda: not guests.connections["h2"].listAllDomains(), "it obeys the power button", 20)
 
 
-def test_the_probe_passes_the_exit_code_on(lab: Lab) -> None:
-    argv = [sys.executable, "-m", "interfaces.cli.lab", "probe", "--lab", lab.lab_id, "--vlan", "120"]
+def test_the_probe_passes_the_exit_code_on(own_lab: Lab) -> None:
+    argv = [sys.executable, "-m", "interfaces.cli.lab", "probe", "--lab", own_lab.lab_id, "--vlan", "120"]
     for command, code in ((["true"], 0), (["sh", "-c", "exit 7"], 7)):
         done = subprocess.run(
             [*argv, "--address", "10.3.0.250/24", "--", *command],

@@ -29,20 +29,20 @@ pytestmark = pytest.mark.lab
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def virsh(lab: Lab, host: str, *command: str) -> subprocess.CompletedProcess[str]:
-    argv = ["virsh", "-c", lab.host(host).uri, *command]
+def virsh(own_lab: Lab, host: str, *command: str) -> subprocess.CompletedProcess[str]:
+    argv = ["virsh", "-c", own_lab.host(host).uri, *command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
-def connect(lab: Lab, host: str) -> paramiko.SSHClient:
+def connect(own_lab: Lab, host: str) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
-    client.load_host_keys(str(lab.home / "ssh" / "known_hosts"))
-    target = lab.host(host)
+    client.load_host_keys(str(own_lab.home / "ssh" / "known_hosts"))
+    target = own_lab.host(host)
     client.connect(
         target.address,
         target.port,
         "root",
-        key_filename=str(lab.home / "ssh" / "id_ed25519"),
+        key_filename=str(own_lab.home / "ssh" / "id_ed25519"),
         look_for_keys=False,
     )
     return client
@@ -60,105 +60,105 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
 
 
-def test_a_second_up_changes_nothing(lab: Lab) -> None:
-    again = control.up(lab.lab_id)
-    assert again == lab
+def test_a_second_up_changes_nothing(own_lab: Lab) -> None:
+    again = control.up(own_lab.lab_id)
+    assert again == own_lab
     assert again.state == "up"
     assert [host.name for host in again.hosts] == ["h1", "h2"]
 
 
-def test_the_uri_works_as_it_stands_and_each_host_is_itself(lab: Lab) -> None:
-    names = [virsh(lab, host.name, "hostname").stdout.strip() for host in lab.hosts]
+def test_the_uri_works_as_it_stands_and_each_host_is_itself(own_lab: Lab) -> None:
+    names = [virsh(own_lab, host.name, "hostname").stdout.strip() for host in own_lab.hosts]
     assert names == ["h1", "h2"]
-    uuids = {libvirt.open(host.uri).getCapabilities().partition("<uuid>")[2][:36] for host in lab.hosts}
+    uuids = {libvirt.open(host.uri).getCapabilities().partition("<uuid>")[2][:36] for host in own_lab.hosts}
     assert len(uuids) == 2
 
 
-def test_an_unknown_host_key_is_refused(lab: Lab) -> None:
-    (lab.home / "ssh" / "known_hosts").write_text("")
-    done = virsh(lab, "h1", "hostname")
+def test_an_unknown_host_key_is_refused(own_lab: Lab) -> None:
+    (own_lab.home / "ssh" / "known_hosts").write_text("")
+    done = virsh(own_lab, "h1", "hostname")
     assert done.returncode != 0
     assert "Host key verification failed" in done.stderr
 
 
-def test_status_names_what_enrolment_needs(lab: Lab) -> None:
-    done = cli("status", "--lab", lab.lab_id, "--json")
+def test_status_names_what_enrolment_needs(own_lab: Lab) -> None:
+    done = cli("status", "--lab", own_lab.lab_id, "--json")
     seen = json.loads(done.stdout)
     assert seen["state"] == "up"
-    assert seen["datastore"] == str(lab.datastore)
+    assert seen["datastore"] == str(own_lab.datastore)
     first = seen["hosts"][0]
-    assert first["uri"] == lab.host("h1").uri
+    assert first["uri"] == own_lab.host("h1").uri
     assert first["host_key"].startswith(f"[{first['address']}]:7722 ssh-ed25519 ")
     scanned = subprocess.run(["ssh-keyscan", "-p", "7722", first["address"]], capture_output=True, text=True)
     assert first["host_key"] in scanned.stdout
     assert first["fingerprint"].startswith("SHA256:")
 
 
-def test_many_channels_files_and_both_datastores(lab: Lab) -> None:
-    client = connect(lab, "h1")
+def test_many_channels_files_and_both_datastores(own_lab: Lab) -> None:
+    client = connect(own_lab, "h1")
     channels = [client.exec_command("hostname") for _ in range(30)]
     assert {out.read().decode().strip() for _, out, _ in channels} == {"h1"}
     with client.open_sftp() as sftp:
         for directory in ("/srv/vdc/shared", "/srv/vdc/local"):
             with sftp.open(f"{directory}/from-h1", "w") as file:
                 file.write("h1")
-    other = connect(lab, "h2")
+    other = connect(own_lab, "h2")
     assert execute(other, "cat /srv/vdc/shared/from-h1; ls /srv/vdc/local") == "h1"
     assert execute(client, "ssh h2 hostname; virsh -c qemu+tcp://h2/system hostname").split() == ["h2", "h2"]
 
 
-def test_what_a_host_writes_stays_in_its_state_directory(lab: Lab) -> None:
-    client = connect(lab, "h1")
+def test_what_a_host_writes_stays_in_its_state_directory(own_lab: Lab) -> None:
+    client = connect(own_lab, "h1")
     places = ("/etc/libvirt", "/var/lib/libvirt", "/var/log", "/run", "/tmp", "/root", "/srv", "/var/tmp")
-    execute(client, " && ".join(f"touch {place}/of-vdc-{lab.lab_id}" for place in places))
-    assert [place for place in places if Path(f"{place}/of-vdc-{lab.lab_id}").exists()] == []
+    execute(client, " && ".join(f"touch {place}/of-vdc-{own_lab.lab_id}" for place in places))
+    assert [place for place in places if Path(f"{place}/of-vdc-{own_lab.lab_id}").exists()] == []
 
 
-def test_nothing_can_leave_the_machine(lab: Lab) -> None:
-    for name in namespaces(Layout.of(lab.lab_id)):
+def test_nothing_can_leave_the_machine(own_lab: Lab) -> None:
+    for name in namespaces(Layout.of(own_lab.lab_id)):
         routes = subprocess.run(["ip", "-n", name, "route"], capture_output=True, text=True).stdout
         assert "default" not in routes
         assert " via " not in routes
 
 
-def test_an_unreachable_host_lives_on(lab: Lab) -> None:
-    client = connect(lab, "h1")
-    assert control.disconnect_host(lab.lab_id, "h1")
-    target = lab.host("h1")
+def test_an_unreachable_host_lives_on(own_lab: Lab) -> None:
+    client = connect(own_lab, "h1")
+    assert control.disconnect_host(own_lab.lab_id, "h1")
+    target = own_lab.host("h1")
     with socket.socket() as attempt:
         assert attempt.connect_ex((target.address, target.port)) != 0
     wait_for(lambda: not client.get_transport().is_active(), "the established session is cut")  # type: ignore[union-attr]
-    degraded = load(lab.lab_id).host("h1")
+    degraded = load(own_lab.lab_id).host("h1")
     assert (degraded.state, degraded.missing) == ("degraded", ("listener",))
-    assert control.reconnect_host(lab.lab_id, "h1")
-    assert load(lab.lab_id).host("h1") == target
+    assert control.reconnect_host(own_lab.lab_id, "h1")
+    assert load(own_lab.lab_id).host("h1") == target
 
 
 @pytest.mark.parametrize("service", ["libvirtd", "sshd", "ovs-vswitchd", "ovsdb-server"])
-def test_up_brings_a_killed_daemon_back(lab: Lab, service: str) -> None:
-    assert control.kill_service(lab.lab_id, "h1", service)
-    assert load(lab.lab_id).host("h1").missing == (service,)
-    control.up(lab.lab_id)
-    repaired = load(lab.lab_id).host("h1")
+def test_up_brings_a_killed_daemon_back(own_lab: Lab, service: str) -> None:
+    assert control.kill_service(own_lab.lab_id, "h1", service)
+    assert load(own_lab.lab_id).host("h1").missing == (service,)
+    control.up(own_lab.lab_id)
+    repaired = load(own_lab.lab_id).host("h1")
     assert repaired.state == "up"
-    assert repaired.pid == lab.host("h1").pid
-    assert virsh(lab, "h1", "hostname").stdout.strip() == "h1"
+    assert repaired.pid == own_lab.host("h1").pid
+    assert virsh(own_lab, "h1", "hostname").stdout.strip() == "h1"
 
 
-def test_up_brings_a_dead_host_back_with_its_keys_and_definitions(lab: Lab) -> None:
+def test_up_brings_a_dead_host_back_with_its_keys_and_definitions(own_lab: Lab) -> None:
     xml = "<domain type='qemu'><name>kept</name><memory>4096</memory><os><type>hvm</type></os></domain>"
-    connection = libvirt.open(lab.host("h2").uri)
+    connection = libvirt.open(own_lab.host("h2").uri)
     connection.defineXML(xml)
-    control.kill_host(lab.lab_id, "h2")
-    dead = load(lab.lab_id)
+    control.kill_host(own_lab.lab_id, "h2")
+    dead = load(own_lab.lab_id)
     assert (dead.host("h1").state, dead.host("h2").state) == ("up", "down")
     ping = ["ping", "-c1", "-W1", "10.77.0.12"]
-    inside = ["ip", "netns", "exec", Layout.of(lab.lab_id).namespace("h1"), *ping]
+    inside = ["ip", "netns", "exec", Layout.of(own_lab.lab_id).namespace("h1"), *ping]
     assert subprocess.run(inside, capture_output=True).returncode != 0
-    control.up(lab.lab_id)
-    assert load(lab.lab_id).host("h2").host_key == lab.host("h2").host_key
-    assert "kept" in virsh(lab, "h2", "list", "--all", "--name").stdout
-    virsh(lab, "h2", "undefine", "kept")
+    control.up(own_lab.lab_id)
+    assert load(own_lab.lab_id).host("h2").host_key == own_lab.host("h2").host_key
+    assert "kept" in virsh(own_lab, "h2", "list", "--all", "--name").stdout
+    virsh(own_lab, "h2", "undefine", "kept")
 
 
 def test_a_lab_grows_but_keeps_its_hosts(lab_home: Path) -> None:
@@ -173,23 +173,25 @@ def test_a_lab_grows_but_keeps_its_hosts(lab_home: Path) -> None:
     assert leftovers(lab_id) == []
 
 
-def test_two_labs_side_by_side_do_not_touch_each_other(lab: Lab) -> None:
+def test_two_labs_side_by_side_do_not_touch_each_other(own_lab: Lab) -> None:
     lab_id = f"s{os.getpid() % 10_000_000}"
     try:
         other = control.up(lab_id)
-        assert not {host.address for host in other.hosts} & {host.address for host in lab.hosts}
+        assert not {host.address for host in other.hosts} & {host.address for host in own_lab.hosts}
     finally:
         control.down(lab_id, purge=True)
     assert leftovers(lab_id) == []
-    assert load(lab.lab_id) == lab
+    assert load(own_lab.lab_id) == own_lab
 
 
-def test_the_id_of_another_home_is_taken(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_id_of_another_home_is_taken(
+    own_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VDC_HOME", str(tmp_path))
-    with pytest.raises(Conflict, match=str(lab.home)):
-        control.up(lab.lab_id)
-    with pytest.raises(Conflict, match=str(lab.home)):
-        control.down(lab.lab_id)
+    with pytest.raises(Conflict, match=str(own_lab.home)):
+        control.up(own_lab.lab_id)
+    with pytest.raises(Conflict, match=str(own_lab.home)):
+        control.down(own_lab.lab_id)
 
 
 @pytest.mark.parametrize("delay_s", [0.15, 0.5, 0.8, 1.1, 1.5])
