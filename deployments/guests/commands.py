@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vdc.errors import DriverFailure, Refused, TimedOut
@@ -67,15 +67,13 @@ def run(
     return done.stdout or b""
 
 
-def package_versions(names: Iterable[str]) -> list[str]:
-    """`name=version` of installed packages. Raises Refused for one that is not installed."""
-    shown = []
-    for name in names:
-        try:
-            shown.append(run(["dpkg-query", "--show", "--showformat=${Package}=${Version}", name]).decode())
-        except DriverFailure as error:
-            raise Refused(f"The package {name} is not installed. Type: apt-get install {name}") from error
-    return shown
+def package_versions(names: Sequence[str]) -> list[str]:
+    """`name=version` of installed packages, in alphabetical order. Raises Refused for one that is missing."""
+    try:
+        shown = run(["dpkg-query", "--show", "--showformat=${Package}=${Version}\\n", *names])
+    except DriverFailure as error:
+        raise Refused(f"Packages are missing. Type: apt-get install {' '.join(names)}") from error
+    return sorted(shown.decode().split())
 
 
 def tail(said: bytes, lines: int = 8) -> str:

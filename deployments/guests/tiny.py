@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployments.guests import disk, initramfs, kernel
+from deployments.guests import disk, initramfs
+from deployments.guests import kernel as kernels
 from deployments.guests.commands import package_versions, require
 from vdc.errors import Invalid
 
@@ -39,29 +40,29 @@ def cache_directory() -> Path:
     return Path(base) / "vdc" / "guests"
 
 
-def ensure_tiny(kernel_kind: str = "debian", log: Callable[[str], None] = _to_stderr) -> Path:
+def ensure_tiny(kernel: str = "debian", log: Callable[[str], None] = _to_stderr) -> Path:
     """Path of the qcow2 image, built if this recipe was not built before (about 10 s).
 
-    `kernel_kind` is `debian` (the cloud kernel as it is) or `tiny` (built from Debian's source: 7 to 15
+    `kernel` is `debian` (the cloud kernel as it is) or `tiny` (built from Debian's source: 7 to 15
     minutes once, then faster and smaller guests). Raises Refused naming missing packages, DriverFailure if a
     step fails. Another process that builds the same is waited for.
     """
-    if kernel_kind not in KERNELS:
-        raise Invalid(f"A kernel is one of {', '.join(KERNELS)}, not {kernel_kind!r}.")
+    if kernel not in KERNELS:
+        raise Invalid(f"A kernel is one of {', '.join(KERNELS)}, not {kernel!r}.")
     require(PROGRAMS)
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    image = cache / f"tiny-{kernel_kind}-{_recipe(kernel_kind)}.qcow2"
+    image = cache / f"tiny-{kernel}-{_recipe(kernel)}.qcow2"
     if image.exists():
         return image
     with (
-        _locked(cache / f".lock-{kernel_kind}"),
+        _locked(cache / f".lock-{kernel}"),
         tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as made,
     ):
         if image.exists():
             return image
         scratch = Path(made)
-        provided = kernel.provide(kernel_kind, scratch, cache, log)
+        provided = kernels.provide(kernel, scratch, cache, log)
         log("tiny image: root file system")
         initramfs.build(provided, scratch, scratch / "initrd")
         log("tiny image: disk")
@@ -71,7 +72,7 @@ def ensure_tiny(kernel_kind: str = "debian", log: Callable[[str], None] = _to_st
     return image
 
 
-def _recipe(kernel_kind: str) -> str:
+def _recipe(kernel: str) -> str:
     """Hash of all that decides what the image holds."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
@@ -79,7 +80,7 @@ def _recipe(kernel_kind: str) -> str:
         [*here.glob("*.py"), *(path for path in initramfs.SCRIPTS.iterdir() if path.is_file())]
     ):
         digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    for line in (*package_versions([*initramfs.PACKAGES, *disk.PACKAGES]), kernel.version(kernel_kind)):
+    for line in (*package_versions([*initramfs.PACKAGES, *disk.PACKAGES]), kernels.version(kernel)):
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""A second lab for this directory: its tests kill hosts and daemons; the shared `lab` must not suffer that."""
+"""A second lab for this directory: its tests kill hosts and daemons; the shared `lab` must not suffer."""
 
 from __future__ import annotations
 
