@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 
 import click
@@ -11,11 +10,11 @@ import click
 from deployments.lab import control, state
 from deployments.lab.layout import MAX_HOSTS
 from deployments.lab.probe import open_probe
+from interfaces.cli.output import json_option, print_fields, print_json, print_line, print_table
 
 lab_option = click.option(
     "--lab", "lab_id", default="demo", show_default=True, envvar="VDC_LAB_ID", help="Which lab, by its id."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -68,15 +67,28 @@ def probe(lab_id: str, vlan: int | None, address: str, command: tuple[str, ...])
 
 def _show(seen: state.Lab, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(seen), "state": seen.state}, default=str, indent=2))
+        print_json({**dataclasses.asdict(seen), "state": seen.state})
         return
-    click.echo(f"lab {seen.lab_id}: {seen.state}")
-    for host in seen.hosts:
-        missing = f"  missing: {', '.join(host.missing)}" if host.missing and host.state != "down" else ""
-        click.echo(f"  {host.name}  {host.state:8}  {host.address}:{host.port}  {host.fingerprint}{missing}")
-        click.echo(f"      {host.uri}")
-    click.echo(f"  datastore    {seen.datastore}")
-    click.echo(f"  image cache  {seen.image_cache}")
+    rows = [
+        {
+            "name": host.name,
+            "state": host.state,
+            "reached_at": f"{host.address}:{host.port}",
+            "host_key": host.fingerprint,
+            "missing": ", ".join(host.missing) if host.state == "degraded" else "",
+        }
+        for host in seen.hosts
+    ]
+    print_table(rows, ("name", "state", "reached_at", "host_key", "missing"))
+    print_line()
+    print_fields(
+        {
+            "lab": f"{seen.lab_id} ({seen.state})",
+            "datastore": seen.datastore,
+            "image_cache": seen.image_cache,
+            **{f"uri_of_{host.name}": host.uri for host in seen.hosts},
+        }
+    )
 
 
 if __name__ == "__main__":
