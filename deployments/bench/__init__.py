@@ -1,0 +1,1 @@
+"""`make bench`: what the datacenter costs beside the hypervisor, measured. docs/benchmarks.md explains it."""
