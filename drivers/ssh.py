@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import paramiko
@@ -424,16 +424,16 @@ def _reason(error: BaseException) -> str:
 
 
 _all: weakref.WeakSet[Ssh] = weakref.WeakSet()
-_pool: dict[tuple[str, Access], Ssh] = {}
+_pool: dict[tuple[str, str, Access], Ssh] = {}
 _pool_lock = threading.Lock()
-_inherited: list[Any] = []
+_inherited: list[paramiko.SSHClient | None] = []
 
 
 def connection(host: HostRef, access: Access) -> Ssh:
     """This process's connection to `host`, shared by all who ask. Raises Invalid for a URI without SSH."""
     address = address_of(host.uri)
     with _pool_lock:
-        key = (host.uri, access)
+        key = (host.name, host.uri, access)
         found = _pool.get(key)
         if found is None:
             found = _pool[key] = Ssh(host.name, address, access)

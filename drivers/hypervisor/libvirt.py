@@ -14,8 +14,8 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import libvirt
 from lxml import etree
@@ -313,7 +313,7 @@ def _read_owner(domain: libvirt.virDomain) -> domain_xml.Owner | None:
 
 
 @contextlib.contextmanager
-def _already(*codes: int) -> Any:
+def _already(*codes: int) -> Iterator[None]:
     """Take these errors as the news that it is so already."""
     try:
         yield
