@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 
 from prefect import task
 
@@ -12,30 +13,34 @@ from drivers.seed import build_seed
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
-from vdc.errors import VdcError
+from vdc.errors import Superseded, VdcError
 from vdc.model import DiskAttachment, DomainSpec, VmSpec
 from vdc.operations import Fence
 from vdc.schema import utc_now
 
-Step = Callable[[VmSpec], object]
+Call = Callable[[], object]
+Step = Callable[[VmSpec], Iterator[Call]]
+"""A step yields its driver calls instead of making them: the fence is asked before each."""
 
 
-def _ensure_networks(spec: VmSpec) -> None:
+def _ensure_networks(spec: VmSpec) -> Iterator[Call]:
     access = environment().access
     for nic in spec.nics:
-        registry.network(nic.vnet.uri, spec.host, access).ensure_network(nic.vnet)
+        network = registry.network(nic.vnet.uri, spec.host, access)
+        yield partial(network.ensure_network, nic.vnet)
 
 
-def _ensure_disks(spec: VmSpec) -> None:
+def _ensure_disks(spec: VmSpec) -> Iterator[Call]:
     access = environment().access
     for disk in spec.disks:
-        registry.datastore(disk.datastore_uri, spec.host, access).ensure_disk(disk)
+        store = registry.datastore(disk.datastore_uri, spec.host, access)
+        yield partial(store.ensure_disk, disk)
 
 
-def _ensure_seed(spec: VmSpec) -> None:
+def _ensure_seed(spec: VmSpec) -> Iterator[Call]:
     content = build_seed(spec.context, spec.vm_id, spec.nics)
     store = registry.datastore(spec.seed_datastore_uri, spec.host, environment().access)
-    store.ensure_seed(spec.seed_file, content)
+    yield partial(store.ensure_seed, spec.seed_file, content)
 
 
 def domain_spec(spec: VmSpec) -> DomainSpec:
@@ -60,35 +65,39 @@ def domain_spec(spec: VmSpec) -> DomainSpec:
     )
 
 
-def _ensure_defined(spec: VmSpec) -> None:
-    registry.hypervisor(spec.host, environment().access).ensure_defined(domain_spec(spec))
+def _ensure_defined(spec: VmSpec) -> Iterator[Call]:
+    hypervisor = registry.hypervisor(spec.host, environment().access)
+    yield partial(hypervisor.ensure_defined, domain_spec(spec))
 
 
-def _ensure_started(spec: VmSpec) -> None:
+def _ensure_started(spec: VmSpec) -> Iterator[Call]:
     if spec.start == "stopped":
         return
     hypervisor = registry.hypervisor(spec.host, environment().access)
-    hypervisor.ensure_started(spec.domain, paused=spec.start == "paused")
+    yield partial(hypervisor.ensure_started, spec.domain, paused=spec.start == "paused")
 
 
-def _remove_domain(spec: VmSpec) -> None:
-    registry.hypervisor(spec.host, environment().access).ensure_removed(spec.domain)
+def _remove_domain(spec: VmSpec) -> Iterator[Call]:
+    hypervisor = registry.hypervisor(spec.host, environment().access)
+    yield partial(hypervisor.ensure_removed, spec.domain)
 
 
-def _remove_ports(spec: VmSpec) -> None:
+def _remove_ports(spec: VmSpec) -> Iterator[Call]:
     devices: dict[str, list[str]] = {}
     for nic in spec.nics:
         devices.setdefault(nic.vnet.uri, []).append(nic.device)
     for uri, names in devices.items():
-        registry.network(uri, spec.host, environment().access).ensure_ports_removed(names)
+        network = registry.network(uri, spec.host, environment().access)
+        yield partial(network.ensure_ports_removed, names)
 
 
-def _remove_files(spec: VmSpec) -> None:
+def _remove_files(spec: VmSpec) -> Iterator[Call]:
     files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
     for disk in spec.disks:
         files.setdefault(disk.datastore_uri, []).append(disk.file)
     for uri, names in files.items():
-        registry.datastore(uri, spec.host, environment().access).ensure_removed(names)
+        store = registry.datastore(uri, spec.host, environment().access)
+        yield partial(store.ensure_removed, names)
 
 
 PROVISION: Mapping[str, Step] = {
@@ -113,9 +122,12 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
     message led by the step, the machine and the host.
     """
     for name, step in steps.items():
-        fence.check(machine.claim)
         try:
-            step(machine.spec)
+            for call in step(machine.spec):
+                fence.check(machine.claim)
+                call()
+        except Superseded:
+            raise
         except VdcError as error:
             spec = machine.spec
             error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {error}",)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -27,12 +27,18 @@ from vdc.inventory import write_session
 from vdc.schema import Operation, new_id, utc_now
 
 
+def _clock_s() -> float:
+    """Seconds that pass also while this process is stopped or the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to act: an operation and the epoch at which it was ours."""
+    """The right to act: an operation and the epoch at which it was ours, since `at_s` on this clock."""
 
     operation_id: str
     epoch: int
+    at_s: float = field(default_factory=_clock_s, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +78,16 @@ def provably_dead(other: str) -> bool:
         return False
     try:
         state_and_more = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone, or going while we read
         return True
     return state_and_more[19] != start or state_and_more[0] in "ZX"
 
 
 def takeable(operation: Operation, lease_s: float) -> bool:
-    """Whether an open operation may be taken over: its owner is dead, or silent for longer than the lease."""
-    if operation.owner == owner():
-        return False
+    """Whether an open operation may be taken over: its owner is dead, or silent for longer than the lease.
+
+    Ours too: a flow of this process that ended without closing it renews its heartbeat no more.
+    """
     silent = utc_now() - operation.heartbeat_at > timedelta(seconds=lease_s)
     return silent or provably_dead(operation.owner)
 
@@ -196,14 +203,16 @@ class Fence:
     def __init__(self, url: str, lease_s: float, claims: Iterable[Claim]) -> None:
         self._url = url
         self._lease_s = lease_s
+        claims = list(claims)
         self._held = {c.operation_id: c.epoch for c in claims}
-        self._renewed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        # Not now: we may have been stopped since the claim.
+        self._renewed_at = min((c.at_s for c in claims), default=_clock_s())
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
     def check(self, claim: Claim) -> None:
         """Raise Superseded where `claim` is no longer ours."""
-        if time.clock_gettime(time.CLOCK_BOOTTIME) - self._renewed_at > self._lease_s / 2:
+        if _clock_s() - self._renewed_at > self._lease_s / 2:
             self.renew()
         if self._held.get(claim.operation_id) != claim.epoch:
             raise Superseded(f"Operation {claim.operation_id} was taken over by another process.")
@@ -211,9 +220,11 @@ class Fence:
     def renew(self) -> None:
         """Renew the heartbeats and learn which operations are still held."""
         with self._lock:
-            before = time.clock_gettime(time.CLOCK_BOOTTIME)
+            before = _clock_s()
             if before - self._renewed_at < self._lease_s / 8:
                 return  # another thread just did it
+            if self._stop.is_set():
+                return
             with write_session(self._url) as session:
                 mine = owner()
                 session.execute(
@@ -238,7 +249,10 @@ class Fence:
 
     @contextmanager
     def kept(self, on_error: Callable[[Exception], None]) -> Iterator[Fence]:
-        """Renew in the background while the block runs."""
+        """Renew in the background while the block runs; what still acts after it is stopped.
+
+        A flow that fails leaves threads behind: nobody records what they do, so they may do nothing more.
+        """
         thread = threading.Thread(target=self._renew_forever, args=(on_error,), name="heartbeat", daemon=True)
         thread.start()
         try:
@@ -246,3 +260,5 @@ class Fence:
         finally:
             self._stop.set()
             thread.join()
+            with self._lock:
+                self._held = {}
