@@ -21,17 +21,15 @@ from vdc.claims.images import record_import_failed
 from vdc.errors import VdcError
 from vdc.model import HostRef
 from vdc.operations import Fence, close
-from vdc.reconciliation import Dead, Finding, Places, World, record_cleaned, record_recovered
+from vdc.reconciliation import DIED, Dead, Finding, Places, World, record_cleaned, record_recovered
 from vdc.records import close_batch, record_failed, record_provisioned, record_terminated
-
-DIED = "The process that worked on it died; reconcile took it back."
 
 
 def finish(dead: Dead, fence: Fence) -> list[Finding]:
     """Finish what dead processes left open: deployments forward, removals to their end, imports back."""
     making = Recorder(done=record_provisioned, failed=record_failed)
     act_on_each("finishing", provision_vm, dead.forward, fence, making, undo=teardown_vm)
-    act_on_each("taking back", teardown_vm, dead.back, fence, making, failure=DIED)
+    act_on_each("taking back", teardown_vm, dead.back, fence, making)
     leaving = Recorder(done=record_terminated, failed=record_terminated)
     act_on_each("terminating", teardown_vm, dead.leaving, fence, leaving)
     findings = [

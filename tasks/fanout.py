@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from tasks import progress
 from tasks.environment import environment
-from vdc.claims.batch import Machine
+from vdc.claims.batch import Machine, mark_failing
 from vdc.errors import Superseded
 from vdc.inventory import write_session
 from vdc.operations import Fence
@@ -45,6 +45,12 @@ class Recorder:
         if len(self._waiting) >= GROUP_SIZE:
             self.flush()
 
+    def add_together(self, outcomes: Sequence[Outcome]) -> None:
+        """Write these in one transaction: all of them or none."""
+        self.flush()
+        self._waiting += outcomes
+        self.flush()
+
     def due_in_s(self) -> float | None:
         """Seconds until the group must be written; None where there is none."""
         return max(0.0, self._since + GROUP_AGE_S - time.monotonic()) if self._waiting else None
@@ -62,8 +68,6 @@ class Recorder:
 class _Job:
     task: Task[..., Any]
     machine: Machine
-    failure: str = ""
-    """Why the machine is being taken back; empty on the way forward."""
 
 
 class _Hosts:
@@ -103,19 +107,22 @@ def act_on_each(
     *,
     undo: Task[..., Any] | None = None,
     all_or_none: bool = False,
-    failure: str = "",
 ) -> None:
     """Run `task` on every machine and record each outcome.
 
-    With a `failure`, the task is the way back of something that failed before, and is recorded so.
-    A machine that fails is taken back by `undo` and recorded with its error, `clean` where that worked.
-    With `all_or_none`, the successes are recorded only if there is no failure, else taken back too. What
-    another process took over is left alone.
+    A machine that fails is taken back by `undo` and recorded with its error, `clean` where that worked; so
+    is one that comes with a failure (the task is the way back, where there is no `undo`). With
+    `all_or_none`, the successes are recorded only if there is no failure, else taken back too. What another
+    process took over is left alone.
     """
-    hosts = _Hosts([_Job(task, m, failure) for m in machines], environment().settings.per_host_concurrency)
+    hosts = _Hosts(
+        [_Job(undo or task if m.failure else task, m) for m in machines],
+        environment().settings.per_host_concurrency,
+    )
     finished: SimpleQueue[tuple[_Job, PrefectConcurrentFuture[Any]]] = SimpleQueue()
     held: list[Outcome] = []
-    open_jobs, done, first_failure = len(machines), 0, ""
+    open_jobs, done = len(machines), 0
+    first_failure = next((m.failure for m in machines if m.failure), "")
 
     def start(host: str) -> None:
         for job in hosts.ready(host):
@@ -133,40 +140,46 @@ def act_on_each(
             continue
         hosts.finished(job)
         result = future.result(raise_on_failure=False)
-        next_job = None
+        machine = job.machine
+        failing: list[Machine] = []
         if isinstance(result, Superseded):
             pass
         elif not isinstance(result, BaseException):
-            outcome = Outcome(job.machine.claim, job.machine.spec, result, job.failure)
-            if all_or_none and not job.failure:
+            outcome = Outcome(machine.claim, machine.spec, result, machine.failure)
+            if all_or_none and not machine.failure:
                 held.append(outcome)
             else:
                 recorder.add(outcome)
-        elif undo is not None and not job.failure:
+        elif undo is not None and not machine.failure:
             first_failure = first_failure or _say(result)
-            next_job = _Job(undo, job.machine, _say(result))
+            failing = _marked([replace(machine, failure=_say(result))])
         else:
-            error = (
-                f"{job.failure} Taking it back failed too: {_say(result)}" if job.failure else _say(result)
-            )
-            recorder.add(Outcome(job.machine.claim, job.machine.spec, utc_now(), error, clean=False))
-        if next_job:
-            hosts.first(next_job)
-        else:
-            open_jobs -= 1
+            error = _say(result)
+            if machine.failure:
+                error = f"{machine.failure} Taking it back failed too: {error}"
+            recorder.add(Outcome(machine.claim, machine.spec, utc_now(), error, clean=False))
+        open_jobs -= 1
+        if not failing:
             done += 1
             progress.report(what, done, len(machines))
-        if not open_jobs and first_failure and held and undo is not None:
+        if not open_jobs and not failing and first_failure and held and undo is not None:
             reason = f"Taken back, as all or none was asked: {first_failure}"
-            for outcome in held:
-                hosts.first(_Job(undo, Machine(outcome.claim, outcome.spec), reason))
-            open_jobs, held = len(held), []
-            for name in hosts.names():
-                start(name)
-        start(job.machine.spec.host.name)
-    for outcome in held:
-        recorder.add(outcome)
-    recorder.flush()
+            failing = _marked([Machine(o.claim, o.spec, reason) for o in held])
+            done -= len(failing)
+            held = []
+        for machine in failing:
+            assert undo is not None
+            hosts.first(_Job(undo, machine))
+        open_jobs += len(failing)
+        for name in {job.machine.spec.host.name, *(m.spec.host.name for m in failing)}:
+            start(name)
+    recorder.add_together(held)
+
+
+def _marked(machines: list[Machine]) -> list[Machine]:
+    """Those of the machines that are ours to take back, now written down as failing."""
+    with write_session(environment().url) as session:
+        return mark_failing(session, machines)
 
 
 def _put(finished: SimpleQueue[Any], job: _Job, future: PrefectConcurrentFuture[Any]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
-from vdc.claims.batch import Batch, Machine, open_batch
+from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
 from vdc.model import DomainSeen, HostRef, ImageSpec
@@ -32,6 +32,8 @@ from vdc.schema import (
     Vm,
 )
 from vdc.states import HOLDING, SETTLED, Desired, VmState, check_move
+
+DIED = "The process that worked on it died; reconcile took it back."
 
 MAX_ATTEMPTS = 3
 """How often a deployment whose process died is taken forward before it is taken back."""
@@ -111,8 +113,11 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         claim = operations.take_over(session, row)
         kind = str(row.open_key).partition(":")[0]
         if kind == "vm" and row.kind in ("deploy", "terminate"):
-            machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec))
-            machines[_way(session, row)].append(machine)
+            failure = _failure(session, row)
+            machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec), failure)
+            mark_failing(session, [machine])
+            way = "leaving" if row.kind == "terminate" else "back" if failure else "forward"
+            machines[way].append(machine)
         elif kind == "image" and row.kind == "import":
             images.append(_image_claim(session, claim, row.object_id))
         else:
@@ -127,12 +132,15 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     )
 
 
-def _way(session: Session, operation: Operation) -> str:
-    if operation.kind == "terminate":
-        return "leaving"
+def _failure(session: Session, operation: Operation) -> str:
+    """Why a dead deployment is taken back; empty where it is taken forward."""
+    if operation.kind != "deploy":
+        return ""
+    if failure := failure_of(session, operation):
+        return failure
     parent = session.get(Operation, operation.parent_id)
     atomic = bool(parent and parent.spec.get("atomic"))
-    return "back" if atomic or operation.attempts > MAX_ATTEMPTS else "forward"
+    return DIED if atomic or operation.attempts > MAX_ATTEMPTS else ""
 
 
 def _image_claim(session: Session, claim: Claim, image_id: str) -> ImageClaim:
@@ -379,10 +387,10 @@ def record_recovered(session: Session, outcomes: Sequence[Outcome]) -> None:
     for outcome in held(session, outcomes):
         vm = session.get_one(Vm, outcome.spec.vm_id)
         if not outcome.error:
-            if vm.state in (VmState.RUNNING, VmState.PAUSED):
+            # What was charged until now is what was desired, also of a machine that was missing meanwhile.
+            if vm.desired != Desired.STOPPED:
                 last_seen = vm.observed_at or vm.created_at
                 session.add(_usage_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
-            if vm.desired != Desired.STOPPED:
                 session.add(_usage_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
             vm.state = SETTLED[Desired(vm.desired)]
             vm.observed, vm.observed_at = vm.state, outcome.at

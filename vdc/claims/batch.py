@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
 from vdc.model import VmSpec
 from vdc.operations import Claim, Opening
 from vdc.schema import Operation, Vm, new_id
+from vdc.states import Desired
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine of a batch: the right to act on it, and what it is."""
+    """One machine of a batch: the right to act on it, and what it is.
+
+    `failure` is why its deployment is being taken back; empty on the way forward.
+    """
 
     claim: Claim
     spec: VmSpec
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +77,57 @@ def adopt_batch(session: Session, kind: str, flow_run_id: str | None) -> Batch |
     if parent is None:
         return None
     children = session.scalars(
-        select(Operation).where(Operation.parent_id == parent.id, Operation.finished_at.is_(None))
+        select(Operation).where(Operation.parent_id == parent.id).order_by(Operation.object)
     ).all()
     return Batch(
         operations.take_over(session, parent),
-        tuple(
-            Machine(
-                operations.take_over(session, child),
-                specs.load(session.get_one(Vm, child.object_id).spec),
-            )
-            for child in children
-        ),
+        tuple(adopt_machine(session, child) for child in children if child.finished_at is None),
     )
+
+
+def adopt_machine(session: Session, operation: Operation) -> Machine:
+    """Take over the open operation of a machine; what was being taken back already goes on so."""
+    machine = Machine(
+        operations.take_over(session, operation),
+        specs.load(session.get_one(Vm, operation.object_id).spec),
+        (operation.kind == "deploy" and failure_of(session, operation)) or "",
+    )
+    mark_failing(session, [machine])
+    return machine
+
+
+def failure_of(session: Session, operation: Operation) -> str:
+    """Why an open deployment of a machine must be taken back: its own failure, or one of all or none."""
+    if operation.error:
+        return operation.error
+    parent = session.get(Operation, operation.parent_id)
+    if parent is None or not parent.spec.get("atomic"):
+        return ""
+    error = session.scalars(
+        select(Operation.error).where(Operation.parent_id == parent.id, Operation.error.is_not(None)).limit(1)
+    ).first()
+    return f"Taken back, as all or none was asked: {error}" if error else ""
+
+
+def mark_failing(session: Session, machines: Sequence[Machine]) -> list[Machine]:
+    """Write down why machines are being taken back, before anything of them is removed.
+
+    From then on there is only that way: another process must not make a machine whose files may just be
+    going. Passes over those without a failure and what another process took over; returns the marked.
+    """
+    marked = []
+    for machine in machines:
+        if not machine.failure:
+            continue
+        ours = update(Operation).where(
+            Operation.id == machine.claim.operation_id,
+            Operation.epoch == machine.claim.epoch,
+            Operation.finished_at.is_(None),
+        )
+        changed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+            ours.values(error=machine.failure)
+        )
+        if changed.rowcount:
+            marked.append(machine)
+            session.execute(update(Vm).where(Vm.id == machine.spec.vm_id).values(desired=Desired.ABSENT))
+    return marked
