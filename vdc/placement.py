@@ -176,8 +176,11 @@ def place(
     heap: list[tuple[float, str, int]] = []
     loads = list(hosts)
     taken = set(group.host_ids) if group else set()
+    # A group that must share a host is placed whole: the best host for one may be too small for all.
+    together = count if group and group.policy == "affinity" else 1
+    whole = replace(shape, vcpu=shape.vcpu * together, memory_mib=shape.memory_mib * together)
     for index, host in enumerate(loads):
-        refused = refusal(host, shape)
+        refused = refusal(host, whole)
         if not refused and group and group.policy == "anti-affinity" and host.host_id in taken:
             refused = f"group {group.name} has a machine there already"
         if not refused and group and group.policy == "affinity" and taken and host.host_id not in taken:
