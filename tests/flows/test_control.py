@@ -17,7 +17,7 @@ import pytest
 from deployments.control.process import Daemon, start_time
 from tests.flows.conftest import free_port
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
 
 class Operator:
@@ -34,7 +34,7 @@ class Operator:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=400,
             check=False,
         )
 

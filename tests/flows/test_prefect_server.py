@@ -17,7 +17,7 @@ from tests.flows.conftest import free_port
 from vdc.errors import Unready
 from vdc.settings import Settings
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
 FLOW = """
 import logging
