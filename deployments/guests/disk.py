@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployments.guests.commands import run
+from deployments.programs import run
 
 SIZE_MIB = 32
 PROGRAMS = {

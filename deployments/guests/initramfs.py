@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from deployments.guests.commands import run
 from deployments.guests.kernel import EARLY_MODULES, LATE_MODULES, Kernel
+from deployments.programs import run
 from vdc.errors import DriverFailure
 
 SCRIPTS = Path(__file__).with_name("tiny")
@@ -70,15 +70,15 @@ def build(kernel: Kernel, scratch: Path, target: Path) -> None:
         present = [module.stem for module in kernel.modules if module.stem in wanted]
         (root / f"lib/modules.{when}").write_text("".join(f"{name}\n" for name in present))
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
-    archive = run(
-        ["cpio", "--create", "--format=newc", "--owner=0:0", "--quiet"], cwd=root, stdin=names.encode()
-    )
-    target.write_bytes(run(["gzip", "-9", "--no-name"], stdin=archive))
+    archive = scratch / "archive"
+    run(["cpio", "--create", "--format=newc", "--owner=0:0", "--quiet", "-O", archive], cwd=root, stdin=names)
+    run(["gzip", "-9", "--no-name", archive])
+    archive.with_name("archive.gz").replace(target)
 
 
 def _libraries(program: str) -> list[str]:
     """Shared libraries, and the loader, by the paths under which the program asks for them."""
-    return re.findall(r"(/\S+\.so\S*)", run(["ldd", program]).decode())
+    return re.findall(r"(/\S+\.so\S*)", run(["ldd", program]))
 
 
 def _put(source: Path, target: Path, mode: int) -> None:

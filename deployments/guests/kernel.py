@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.guests.commands import require, run
+from deployments.programs import require_programs, run
 from vdc.errors import DriverFailure, Refused
 
 Log = Callable[[str], None]
@@ -106,7 +106,7 @@ def _tiny(scratch: Path, cache: Path, log: Log) -> Kernel:
     kept = cache / f"vmlinuz-tiny-{hashlib.sha256(version('tiny').encode()).hexdigest()[:12]}"
     if kept.exists():
         return Kernel(kept, ())
-    require(BUILD_PROGRAMS)
+    require_programs(BUILD_PROGRAMS, "Building the tiny kernel")
     log(f"tiny image: building a kernel from {SOURCE_PACKAGE}: 7 to 15 minutes, once")
     archive = _download(SOURCE_PACKAGE, _candidate(SOURCE_PACKAGE), scratch, log)
     run(["dpkg-deb", "--extract", archive, scratch / "package"], timeout_s=300)
@@ -160,7 +160,7 @@ def _candidate(package: str) -> str:
 
 def _show(package: str) -> str:
     try:
-        return run(["apt-cache", "show", "--no-all-versions", package]).decode()
+        return run(["apt-cache", "show", "--no-all-versions", package])
     except DriverFailure as error:
         raise Refused(f"apt knows no package {package}. Type: apt-get update") from error
 

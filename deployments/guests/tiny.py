@@ -11,14 +11,14 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from deployments.guests import disk, initramfs
 from deployments.guests import kernel as kernels
-from deployments.guests.commands import package_versions, require
-from vdc.errors import Invalid
+from deployments.programs import require_programs, run
+from vdc.errors import DriverFailure, Invalid, Refused
 
 KERNELS = ("debian", "tiny")
 PROGRAMS = {
@@ -49,7 +49,7 @@ def ensure_tiny(kernel: str = "debian", log: Callable[[str], None] = _to_stderr)
     """
     if kernel not in KERNELS:
         raise Invalid(f"A kernel is one of {', '.join(KERNELS)}, not {kernel!r}.")
-    require(PROGRAMS)
+    require_programs(PROGRAMS, "Building the guest image")
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     image = cache / f"tiny-{kernel}-{_recipe(kernel)}.qcow2"
@@ -80,9 +80,18 @@ def _recipe(kernel: str) -> str:
         [*here.glob("*.py"), *(path for path in initramfs.SCRIPTS.iterdir() if path.is_file())]
     ):
         digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    for line in (*package_versions([*initramfs.PACKAGES, *disk.PACKAGES]), kernels.version(kernel)):
+    for line in (*_package_versions([*initramfs.PACKAGES, *disk.PACKAGES]), kernels.version(kernel)):
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def _package_versions(names: Sequence[str]) -> list[str]:
+    """`name=version` of installed packages, in alphabetical order. Raises Refused for one that is missing."""
+    try:
+        shown = run(["dpkg-query", "--show", "--showformat=${Package}=${Version}\\n", *names])
+    except DriverFailure as error:
+        raise Refused(f"Packages are missing. Type: apt-get install {' '.join(names)}") from error
+    return sorted(shown.split())
 
 
 @contextmanager

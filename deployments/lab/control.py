@@ -12,7 +12,8 @@ from deployments.lab.host import cut_power, ensure_host
 from deployments.lab.layout import MAX_HOSTS, OUTSIDE, Layout
 from deployments.lab.processes import kill_all, namespaces, read_pid, select_lab
 from deployments.lab.state import Description, Lab, load, read_description, write_description
-from deployments.lab.system import require_programs, require_root
+from deployments.lab.system import PACKAGES, require_root
+from deployments.programs import require_programs
 from drivers.ssh_files import ensure_ssh_files
 from vdc.errors import Conflict, Invalid, NotFound
 
@@ -25,23 +26,27 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool = False, log: Log = _to_stderr) -> Lab:
+def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool | None = None, log: Log = _to_stderr) -> Lab:
     """Make the lab run with at least `hosts` hosts, repairing what is missing; returns when all serve.
 
     A running lab grows but never shrinks. `fast_floor` makes starts of machines cheap by leaving out a check
-    of CPU features: for measurements. Raises Refused without root or programs, Conflict if the id belongs to
-    another VDC_HOME, DriverFailure with the end of the right log if something does not start.
+    of CPU features, for measurements (None: as it was, at first off).
+
+    Raises Refused without root or programs, Conflict if the id belongs to another VDC_HOME, DriverFailure
+    with the end of the right log if something does not start.
     """
     if not 2 <= hosts <= MAX_HOSTS:
         raise Invalid(f"A lab has 2 to {MAX_HOSTS} hosts, not {hosts}.")
     layout = Layout.of(lab_id)
     require_root()
-    require_programs()
+    require_programs(PACKAGES, "The lab")
     with registry.locked(layout.lock_file, timeout_s=LOCK_TIMEOUT_S):
         before = read_description(layout)
         number = registry.claim(layout, preferred=before.number if before else None)
         if before and namespaces(layout):
             hosts = max(hosts, before.hosts)
+        if fast_floor is None:
+            fast_floor = before.fast_floor if before else False
         description = Description(number, hosts, fast_floor)
         layout.datastore.mkdir(parents=True, exist_ok=True)
         write_description(layout, description)

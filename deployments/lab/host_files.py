@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.lab.layout import Layout, service_address
-from deployments.lab.system import run
+from deployments.programs import run
 from drivers.ssh_files import write_if_changed
 
 NWFILTERS = Path("/etc/libvirt/nwfilter")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from dataclasses import dataclass
@@ -94,9 +93,3 @@ def service_address(host: str) -> str:
 def management_address(number: int, host: str) -> str:
     """Loopback address of a host's listener; `number` is the lab's own on this machine."""
     return f"127.77.{number}.1{host.removeprefix('h')}"
-
-
-def image_cache() -> Path:
-    """Where guest images are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "vdc" / "guests"

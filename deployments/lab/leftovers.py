@@ -27,6 +27,7 @@ def leftovers(lab_id: str) -> list[str]:
 
 def _mounts(layout: Layout) -> list[str]:
     """Mounts of the lab's directories or namespaces, seen from any process on the machine."""
+    directory = f"/{layout.home.name}/lab/{layout.lab_id}/"
     seen = []
     for table in Path("/proc").glob("[0-9]*/mountinfo"):
         try:
@@ -34,7 +35,7 @@ def _mounts(layout: Layout) -> list[str]:
         except OSError:  # that process has just ended
             continue
         for line in lines:
-            if str(layout.state) + "/" in line or f"/netns/{layout.namespace_prefix}" in line:
+            if directory in line or f"/netns/{layout.namespace_prefix}" in line:
                 seen.append(" ".join(line.split()[3:5]))
     return seen
 

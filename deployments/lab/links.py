@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from deployments.lab.layout import OUTSIDE, SERVICE_PREFIX, SWITCH, Layout, service_address
 from deployments.lab.processes import NAMESPACES
-from deployments.lab.system import run
+from deployments.programs import run
 
 BRIDGES = ("svc", "trunk", "flat")
 OFFLOADS = ("tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")

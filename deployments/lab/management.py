@@ -10,7 +10,8 @@ from pathlib import Path
 
 from deployments.lab.layout import MANAGEMENT_PORT, Layout, management_address
 from deployments.lab.processes import read_pid
-from deployments.lab.system import run, wait_until
+from deployments.lab.system import wait_until
+from deployments.programs import run
 
 TIMEOUT_S = 10.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deployments.lab.system import run
+from deployments.programs import run
 
 BRIDGE = "ovsbr0"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"

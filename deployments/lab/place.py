@@ -15,7 +15,8 @@ from pathlib import Path
 
 from deployments.lab.layout import Layout
 from deployments.lab.processes import NAMESPACES, kill_all, read_pid, select_namespace
-from deployments.lab.system import run, wait_until
+from deployments.lab.system import wait_until
+from deployments.programs import run
 from vdc.errors import InvalidState
 
 START_TIMEOUT_S = 15.0

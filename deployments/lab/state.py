@@ -6,18 +6,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments.guests.tiny import cache_directory
 from deployments.lab import host_files, place
 from deployments.lab.host import libvirt_answers, services
 from deployments.lab.layout import (
     MANAGEMENT_PORT,
     Layout,
     host_names,
-    image_cache,
     management_address,
     service_address,
 )
 from deployments.lab.processes import read_pid
-from deployments.lab.system import run
+from deployments.lab.system import require_root
+from deployments.programs import run
 from drivers.ssh_files import management_uri, write_if_changed
 from vdc.errors import NotFound
 
@@ -87,8 +88,9 @@ class Lab:
 
 
 def load(lab_id: str = "demo") -> Lab:
-    """Observe a lab of the present VDC_HOME. Raises NotFound if there is none, up or down."""
+    """Observe a lab of the present VDC_HOME. Raises NotFound if there is none, up or down; needs root."""
     layout = Layout.of(lab_id)
+    require_root()
     description = read_description(layout)
     if description is None:
         raise NotFound(
@@ -99,7 +101,7 @@ def load(lab_id: str = "demo") -> Lab:
         home=layout.home,
         hosts=tuple(_observe(layout, description, host) for host in description.host_names),
         datastore=layout.datastore,
-        image_cache=image_cache(),
+        image_cache=cache_directory(),
         fast_floor=description.fast_floor,
     )
 

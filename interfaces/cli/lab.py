@@ -28,10 +28,12 @@ def lab() -> None:
     "--hosts", type=click.IntRange(2, MAX_HOSTS), default=2, show_default=True, help="How many hosts."
 )
 @click.option(
-    "--fast-floor", is_flag=True, help="Let machines start without a check of CPU features: to measure."
+    "--fast-floor/--no-fast-floor",
+    default=None,
+    help="Skip a check of CPU features at each start: to measure.",
 )
 @json_option
-def up(lab_id: str, hosts: int, fast_floor: bool, as_json: bool) -> None:
+def up(lab_id: str, hosts: int, fast_floor: bool | None, as_json: bool) -> None:
     """Start the lab, or repair what is missing of it."""
     _show(control.up(lab_id, hosts, fast_floor=fast_floor), as_json)
 
