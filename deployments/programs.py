@@ -69,7 +69,7 @@ def run(
             raise TimedOut(f"`{command}` did not return within {timeout_s:g} s.") from error
         if done.returncode:
             said.seek(0)
-            stderr = tail(said.read())
+            stderr = tail(said.read()) + (f"\nAll of it: {log}" if log else "")
             message = f"`{command}` failed with exit code {done.returncode}: {stderr or 'no message'}"
             raise DriverFailure(message, host=host, command=command, stderr=stderr)
         out.seek(0)

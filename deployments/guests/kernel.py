@@ -61,6 +61,7 @@ BUILD_PROGRAMS = {
     "make": "make",
     "xz": "xz-utils",
 }
+LIBELF = Path("/usr/include/libelf.h")
 BUILD_TIMEOUT_S = 3600.0
 DOWNLOAD_TIMEOUT_S = 900.0
 
@@ -107,6 +108,8 @@ def _tiny(scratch: Path, cache: Path, log: Log) -> Kernel:
     if kept.exists():
         return Kernel(kept, ())
     require_programs(BUILD_PROGRAMS, "Building the tiny kernel")
+    if not LIBELF.exists():
+        raise Refused("Building the tiny kernel needs libelf. Type: apt-get install libelf-dev")
     log(f"tiny image: building a kernel from {SOURCE_PACKAGE}: 7 to 15 minutes, once")
     archive = _download(SOURCE_PACKAGE, _candidate(SOURCE_PACKAGE), scratch, log)
     run(["dpkg-deb", "--extract", archive, scratch / "package"], timeout_s=300)
