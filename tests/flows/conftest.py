@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deployments.control import prefect_objects, server
+from deployments.control import prefect_env, prefect_objects, server
+from tests.flows.processes import Processes, processes
+from tests.flows.site import Site, settings
 from vdc.settings import Settings, load
+
+LEASE_S = 2.0
+"""Of operations in tests: what a test waits for before a silent process may be taken for dead."""
 
 
 def free_port() -> int:
@@ -43,3 +50,34 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def prefect_client(prefect_server: Settings) -> Iterator[Settings]:
+    """Flows may be imported and called in this process, against the session's server.
+
+    Retries pause for hundredths of a second. Whoever imports `prefect` before this fixture has it bound to
+    another server for the life of the process, and is told so.
+    """
+    if "prefect" not in sys.modules:
+        prefect_env.apply(prefect_server)
+    assert os.environ.get("PREFECT_API_URL") == prefect_server.api_url, "prefect was imported too early"
+    with settings(retries=2, retry_delay_s=0.01):
+        # tasks.retrying reads its settings when it is imported.
+        importlib.import_module("tests.flows.preload")
+        yield prefect_server
+
+
+@pytest.fixture
+def site(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
+    """Two simulated hosts and an SQLite inventory, which the flows of this process work on."""
+    made = Site.create(tmp_path)
+    with settings(database_url=made.url, operation_lease_s=LEASE_S):
+        yield made
+
+
+@pytest.fixture
+def start(site: Site) -> Iterator[Processes]:
+    """Starts processes that work on `site`."""
+    with processes({"VDC_DATABASE_URL": site.url, "VDC_OPERATION_LEASE_S": str(LEASE_S)}) as made:
+        yield made

@@ -1,0 +1,7 @@
+"""All flows: imported once by the server that test processes are forked from (tests/flows/processes.py)."""
+
+import flows.deploy
+import flows.enroll_host
+import flows.import_image
+import flows.reconcile
+import flows.terminate  # noqa: F401

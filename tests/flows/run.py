@@ -1,0 +1,43 @@
+"""Flows by name: imported inside the functions, as Prefect must be configured first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vdc.reconciliation import Finding
+from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest, TerminateRequest
+
+
+def deploy(**request: Any) -> str:
+    from flows.deploy import deploy as flow
+
+    return flow(DeployRequest(**({"template": "tiny"} | request)))
+
+
+def terminate(*vms: str, tenant: str = "") -> str:
+    from flows.terminate import terminate as flow
+
+    return flow(TerminateRequest(vms=list(vms), tenant=tenant))
+
+
+def reconcile() -> list[Finding]:
+    from flows.reconcile import reconcile as flow
+
+    return flow()
+
+
+def import_image(**request: Any) -> str:
+    from flows.import_image import import_image as flow
+
+    return flow(ImportImageRequest(**request))
+
+
+def enroll_host(**request: Any) -> str:
+    from flows.enroll_host import enroll_host as flow
+
+    return flow(EnrollHostRequest(**request))
+
+
+def deploy_request(request: dict[str, Any]) -> str:
+    """For processes: arguments that can be pickled."""
+    return deploy(**request)

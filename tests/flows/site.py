@@ -1,0 +1,290 @@
+"""A small datacenter for tests of flows: simulated hosts, a fresh inventory, and what a deployment needs.
+
+What would be done on hosts is done through the inventory's own functions and the simulation's hand, so that
+a site costs a few hundredths of a second; flows/enroll_host and flows/import_image have tests of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from drivers.simulated import Simulation, Store, Switch, host_facts
+from vdc import catalog, inventory, specs
+from vdc.claims.hosts import HostChecked, claim_enrolment
+from vdc.claims.images import claim_import, record_imported
+from vdc.inventory import read_session, write_session
+from vdc.model import HostFacts, StorageUse, VmSpec
+from vdc.requests import EnrollHostRequest, ImportImageRequest
+from vdc.schema import Disk, Image, Nic, Operation, Tenant, UsageEvent, Vm
+from vdc.states import HOLDING, VmState
+from vdc.usage import Use, host_loads, tenant_use
+
+ACTOR = "tester"
+CAPACITY_MIB = 10 * 1024 * 1024
+
+
+@lru_cache(maxsize=1)
+def _migrated() -> bytes:
+    """An SQLite inventory with its schema and nothing else: a migration takes longer than a copy."""
+    directory = Path(mkdtemp(prefix="vdc-inventory-"))
+    try:
+        url = f"sqlite:///{directory / 'inventory.db'}"
+        inventory.migrate(url)
+        inventory.engine(url).dispose()
+        return (directory / "inventory.db").read_bytes()
+    finally:
+        shutil.rmtree(directory)
+
+
+def new_inventory(url: str) -> str:
+    """Make `url` an inventory as `vdc up` does."""
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).write_bytes(_migrated())
+    else:
+        inventory.migrate(url)
+    return url
+
+
+@dataclass(frozen=True)
+class Site:
+    """The simulated hosts and the inventory that knows them."""
+
+    sim: Simulation
+    url: str
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        url: str = "",
+        hosts: Sequence[str | HostFacts] = ("h1", "h2"),
+        *,
+        cidr: str = "10.1.0.0/24",
+        memory_mib: int = 128,
+        **enrolment: Any,
+    ) -> Site:
+        """Hosts enrolled; networks `blue` and `green`; image and template `tiny` with a card on each."""
+        sim = Simulation.create(
+            directory / "dc.db", hosts=hosts, datastores=[Store("shared")], switches=[Switch("trunk0")]
+        )
+        site = cls(sim, new_inventory(url or f"sqlite:///{directory / 'inventory.db'}"))
+        with write_session(site.url) as session:
+            site._write_down(session, hosts, cidr, memory_mib, enrolment)
+        return site
+
+    def _write_down(
+        self,
+        session: Session,
+        hosts: Sequence[str | HostFacts],
+        cidr: str,
+        memory_mib: int,
+        enrolment: dict[str, Any],
+    ) -> None:
+        sim = self.sim
+        catalog.create_datastore(session, "shared", sim.datastore_uri(), disk_format="qcow2", actor=ACTOR)
+        for host in hosts:
+            facts = host_facts(host) if isinstance(host, str) else host
+            request = EnrollHostRequest(
+                name=facts.hostname,
+                uri=sim.host(facts.hostname).uri,
+                networks=[sim.network_uri()],
+                **enrolment,
+            )
+            use = StorageUse(CAPACITY_MIB, CAPACITY_MIB)
+            claim_enrolment(session, request, HostChecked(facts, {"shared": use}), actor=ACTOR)
+        for vlan_id, name in ((100, "blue"), (101, "green")):
+            catalog.create_vnet(
+                session,
+                name,
+                uri=sim.network_uri(),
+                needs_vlan=True,
+                vlan_id=vlan_id,
+                cidr=cidr,
+                actor=ACTOR,
+            )
+        image = claim_import(
+            session,
+            ImportImageRequest(file="/tiny.qcow2", name="tiny", datastore="shared"),
+            size_mib=16,
+            virtual_size_mib=64,
+            sha256="",
+            stored_sha256="",
+            actor=ACTOR,
+        )
+        record_imported(session, image)
+        sim.add_file("shared", image.image.file, 16 * 2**20)
+        vnets = ["blue", "green"]
+        catalog.create_template(
+            session, "tiny", image="tiny", vcpu=1, memory_mib=memory_mib, vnets=vnets, actor=ACTOR
+        )
+
+    # -- what a user would look at -------------------------------------------------------------------------
+
+    def machines(self) -> dict[str, VmState]:
+        """State of each machine that there ever was, by name."""
+        with read_session(self.url) as session:
+            rows = session.execute(select(Vm.name, Vm.state).order_by(Vm.name))
+            return {name: VmState(state) for name, state in rows}
+
+    def spec(self, name: str) -> VmSpec:
+        with read_session(self.url) as session:
+            return specs.load(session.scalars(select(Vm.spec).where(Vm.name == name)).one())
+
+    def open_operations(self) -> list[str]:
+        with read_session(self.url) as session:
+            rows = session.execute(select(Operation).where(Operation.finished_at.is_(None))).scalars()
+            return [f"{row.kind} {row.object}" for row in rows]
+
+    def errors(self) -> dict[str, str | None]:
+        """Error of the last operation on each object."""
+        with read_session(self.url) as session:
+            rows = session.execute(select(Operation.object, Operation.error).order_by(Operation.started_at))
+            return dict(rows.tuples().all())
+
+    def use(self, tenant: str = "default") -> Use:
+        with read_session(self.url) as session:
+            return tenant_use(session, session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one())
+
+    def load(self) -> dict[str, tuple[int, int, int]]:
+        """Machines, vCPU and memory that each host carries."""
+        with read_session(self.url) as session:
+            return {h.name: (h.vms, h.vcpu_used, h.memory_mib_used) for h in host_loads(session)}
+
+    def leases(self) -> list[str]:
+        with read_session(self.url) as session:
+            return list(session.scalars(select(Nic.address).order_by(Nic.address)))
+
+    def events(self, name: str) -> list[str]:
+        """Kinds of a machine's usage events, in the order in which they happened."""
+        with read_session(self.url) as session:
+            query = select(UsageEvent.kind).join(Vm, Vm.id == UsageEvent.vm_id).where(Vm.name == name)
+            return list(session.scalars(query.order_by(UsageEvent.at, UsageEvent.kind)))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that must be as before when nothing was to be done: hosts, leases, capacity, quota."""
+        return {
+            "hosts": self.sim.snapshot_state(),
+            "leases": self.leases(),
+            "load": self.load(),
+            "use": self.use(),
+            "open": self.open_operations(),
+        }
+
+    def rows(self) -> dict[str, list[str]]:
+        """Every row of the inventory, but for when something was last looked at."""
+        with read_session(self.url) as session:
+            return {
+                table.name: sorted(
+                    str({k: v for k, v in row.items() if k not in ("observed_at", "load_1m")})
+                    for row in session.execute(select(table)).mappings()
+                )
+                for table in Vm.metadata.sorted_tables
+            }
+
+    # -- what must always hold -----------------------------------------------------------------------------
+
+    def assert_agrees(self, *, foreign: Sequence[str] = ()) -> None:
+        """Inventory and hosts say exactly the same, and nothing is under way."""
+        assert self.open_operations() == []
+        self.assert_sound()
+        domains: dict[str, dict[str, str]] = {}
+        ports: dict[str, list[str]] = {}
+        with read_session(self.url) as session:
+            files = set(session.scalars(select(Image.file)))
+            for vm in session.scalars(select(Vm).where(Vm.state.in_(HOLDING))):
+                assert vm.state in (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED), (vm.name, vm.state)
+                spec = specs.load(vm.spec)
+                domains.setdefault(spec.host.name, {})[spec.domain] = vm.state
+                files |= {spec.seed_file, *(d.file for d in spec.disks)}
+                if vm.state != VmState.STOPPED:
+                    ports.setdefault(spec.host.name, []).extend(n.device for n in spec.nics)
+        seen = self.sim.snapshot_state()
+        ours = {
+            host: {name: state for name, state in names.items() if name not in foreign}
+            for host, names in seen["domains"].items()
+        }
+        assert {host: names for host, names in ours.items() if names} == domains
+        assert seen["ports"] == {h: sorted(names) for h, names in ports.items()}
+        assert set(seen["files"].get("shared", {})) == files
+
+    def assert_sound(self) -> None:
+        """What may never be otherwise, also while something is under way."""
+        with read_session(self.url) as session:
+            vms = {vm.id: vm for vm in session.scalars(select(Vm))}
+            holding = {i for i, vm in vms.items() if vm.state in HOLDING}
+            nics = session.execute(select(Nic.vm_id, Nic.vnet_id, Nic.address)).all()
+            assert len({(vnet, address) for _, vnet, address in nics}) == len(nics), "an address twice"
+            assert {vm_id for vm_id, _, _ in nics} <= holding, "a lease of an ended machine"
+            disks = set(session.scalars(select(Disk.vm_id)))
+            assert disks == holding, "a live machine without a disk, or a disk of an ended one"
+            for host in host_loads(session):
+                assert host.vcpu_used <= host.vcpu, f"{host.name} carries too many vCPU"
+                assert host.memory_mib_used <= host.memory_mib, f"{host.name} carries too much memory"
+            for tenant in session.scalars(select(Tenant)):
+                use = tenant_use(session, tenant.id)
+                for limit, used in (
+                    (tenant.max_vms, use.vms),
+                    (tenant.max_vcpu, use.vcpu),
+                    (tenant.max_memory_mib, use.memory_mib),
+                    (tenant.max_disk_mib, use.disk_mib),
+                ):
+                    assert limit is None or used <= limit, f"{tenant.name} is over its quota"
+            self._assert_billable(session, vms)
+
+    def _assert_billable(self, session: Session, vms: dict[str, Vm]) -> None:
+        events = session.execute(
+            select(UsageEvent.vm_id, UsageEvent.operation_id, UsageEvent.kind, UsageEvent.at)
+        ).all()
+        assert len({(e.vm_id, e.operation_id, e.kind) for e in events}) == len(events), "billed twice"
+        kinds: dict[str, Counter[str]] = {i: Counter() for i in vms}
+        for e in events:
+            kinds[e.vm_id][e.kind] += 1
+        for vm_id, vm in vms.items():
+            seen = kinds[vm_id]
+            assert seen["created"] <= 1, f"{vm.name} created twice"
+            assert seen["terminated"] <= seen["created"], f"{vm.name} terminated, but never created"
+            if vm.state == VmState.GONE:
+                assert seen["terminated"] == seen["created"], f"{vm.name} is gone and billed for ever"
+            elif vm.state in (VmState.DEPLOYING, VmState.FAILED):
+                assert not seen, f"{vm.name} never ran and is billed"
+            elif vm.state in (VmState.RUNNING, VmState.PAUSED):
+                assert seen["created"] == 1, f"{vm.name} runs unbilled"
+                assert seen["started"] == seen["stopped"] + 1, f"{vm.name} runs, its bill says it does not"
+            elif vm.state == VmState.STOPPED:
+                assert seen["started"] == seen["stopped"], f"{vm.name} is stopped, its bill says it runs"
+
+    def count(self, table: Any) -> int:
+        with read_session(self.url) as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+@contextmanager
+def settings(**values: object) -> Iterator[dict[str, str]]:
+    """`VDC_<NAME>` in the environment, also for the tasks of this process."""
+    from tasks.environment import environment
+
+    env = {f"VDC_{name.upper()}": str(value) for name, value in values.items()}
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    environment.cache_clear()
+    try:
+        yield env
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        environment.cache_clear()
