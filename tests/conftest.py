@@ -2,5 +2,6 @@
 
 from tests.lab_fixture import lab
 from tests.postgres import inventory_url, postgres_server, postgres_url
+from tests.prefect_fixture import prefect_client, prefect_server
 
-__all__ = ["inventory_url", "lab", "postgres_server", "postgres_url"]
+__all__ = ["inventory_url", "lab", "postgres_server", "postgres_url", "prefect_client", "prefect_server"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deployments.control.process import Daemon, start_time
-from tests.flows.conftest import free_port
+from tests.prefect_fixture import free_port
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deployments.control import health, prefect_objects
-from tests.flows.conftest import free_port
+from tests.prefect_fixture import free_port
 from vdc.errors import Unready
 from vdc.settings import Settings
 

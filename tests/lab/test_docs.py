@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import free_port
 from tests.lab_fixture import require_lab
+from tests.prefect_fixture import free_port
 
 pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
