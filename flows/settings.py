@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from prefect import flow_engine
 from prefect.task_runners import ThreadPoolTaskRunner
+
+# Prefect's heartbeat thread sleeps in whole seconds, and the end of a flow waits for it: half a second on
+# average. Prefect's own asynchronous engine does not wait; the thread emits nothing more either way.
+flow_engine._send_heartbeats = partial(flow_engine._send_heartbeats, join_on_exit=False)
 
 MAX_WORKERS = 32
 """Threads of a flow run. How many act on one host is bounded apart from this (per_host_concurrency)."""
