@@ -16,6 +16,9 @@ RANK_NAMES = ("vcpu_free", "memory_free_mib", "vcpu", "memory_mib", "vms", "load
 """What a rank expression may name, beside a host's labels."""
 
 
+MAX_RANK_LENGTH = 500
+
+
 @dataclass(frozen=True, slots=True)
 class HostLoad:
     """A host and what it carries; capacities include over-commit. `vms` counts the machines on it."""
@@ -112,12 +115,14 @@ def parse_rank(text: str) -> Rank:
     """
     if text in POLICIES:
         return POLICIES[text]
+    if len(text) > MAX_RANK_LENGTH:
+        raise Invalid(f"A rank expression of {len(text)} characters is refused: use up to {MAX_RANK_LENGTH}.")
     from simpleeval import EvalWithCompoundTypes, InvalidExpression
 
     evaluator = EvalWithCompoundTypes(functions={"min": min, "max": max, "abs": abs})
     try:
         parsed = evaluator.parse(text)
-    except (InvalidExpression, SyntaxError) as error:
+    except (InvalidExpression, SyntaxError, RecursionError, MemoryError) as error:
         raise Invalid(
             f"Policy {text!r} is neither one of {', '.join(POLICIES)} nor a rank expression: {error}."
         ) from error
@@ -126,7 +131,7 @@ def parse_rank(text: str) -> Rank:
         evaluator.names = _attributes(host)
         try:
             return -float(evaluator.eval(text, previously_parsed=parsed))
-        except (InvalidExpression, ArithmeticError, TypeError, ValueError) as error:
+        except (InvalidExpression, ArithmeticError, TypeError, ValueError, RecursionError) as error:
             raise Invalid(
                 f"Rank expression {text!r} fails on host {host.name}: {error}. "
                 f"It may use {', '.join(RANK_NAMES)} and the host's labels: "
