@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from vdc.errors import Unready
@@ -119,7 +119,7 @@ def require(url: str) -> None:
     """Raise Unready, with what to type, where the inventory is missing or of another version."""
     try:
         found = revision(url)
-    except OperationalError as error:
+    except DatabaseError as error:
         raise Unready(
             f"The inventory cannot be opened: {error.orig}. Check the setting database_url."
         ) from error
