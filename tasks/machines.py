@@ -130,7 +130,8 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
             raise
         except VdcError as error:
             spec = machine.spec
-            error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {error}",)
+            what = " ".join(str(error).split())
+            error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {what}",)
             raise
     return utc_now()
 

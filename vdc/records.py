@@ -43,7 +43,7 @@ def held(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
             select(Operation.id, Operation.epoch).where(
                 tuple_(Operation.id, Operation.epoch).in_(wanted), Operation.finished_at.is_(None)
             )
-        ).tuples()
+        )
     )
     return [o for o in outcomes if (o.claim.operation_id, o.claim.epoch) in open_now]
 
@@ -82,7 +82,7 @@ def _event(outcome: Outcome, tenant_id: str, kind: str) -> dict[str, Any]:
 
 def _tenants(session: Session, outcomes: Sequence[Outcome]) -> dict[str, str]:
     ids = [o.spec.vm_id for o in outcomes]
-    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).tuples().all())
+    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).all())
 
 
 def _write_events(session: Session, outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:

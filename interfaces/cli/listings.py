@@ -142,14 +142,12 @@ def hosts(session: Session) -> Rows:
 def datastores(session: Session) -> Rows:
     """`allocated_mib` is what machines and images were promised; overlays take less on the disk."""
     promised = dict(
-        session.execute(select(Disk.datastore_id, func.sum(Disk.size_mib)).group_by(Disk.datastore_id))
-        .tuples()
-        .all()
+        session.execute(select(Disk.datastore_id, func.sum(Disk.size_mib)).group_by(Disk.datastore_id)).all()
     )
     counted = dict(
-        session.execute(select(HostDatastore.datastore_id, func.count()).group_by(HostDatastore.datastore_id))
-        .tuples()
-        .all()
+        session.execute(
+            select(HostDatastore.datastore_id, func.count()).group_by(HostDatastore.datastore_id)
+        ).all()
     )
     return [
         {
@@ -168,7 +166,7 @@ def datastores(session: Session) -> Rows:
 
 
 def images(session: Session) -> Rows:
-    disks = dict(session.execute(select(Disk.image_id, func.count()).group_by(Disk.image_id)).tuples().all())
+    disks = dict(session.execute(select(Disk.image_id, func.count()).group_by(Disk.image_id)).all())
     query = select(Image, Datastore.name).join(Datastore).order_by(Image.name)
     return [
         {
@@ -184,12 +182,12 @@ def images(session: Session) -> Rows:
             "disks": disks.get(i.id, 0),
             "created_at": i.created_at,
         }
-        for i, datastore in session.execute(query).tuples()
+        for i, datastore in session.execute(query)
     ]
 
 
 def templates(session: Session) -> Rows:
-    vnets = dict(session.execute(select(Vnet.id, Vnet.name)).tuples().all())
+    vnets = dict(session.execute(select(Vnet.id, Vnet.name)).all())
     query = select(Template, Image.name).join(Image).order_by(Template.name)
     return [
         {
@@ -204,12 +202,12 @@ def templates(session: Session) -> Rows:
             "start_script": bool(t.start_script),
             "created_at": t.created_at,
         }
-        for t, image in session.execute(query).tuples()
+        for t, image in session.execute(query)
     ]
 
 
 def vnets(session: Session) -> Rows:
-    leases = dict(session.execute(select(Nic.vnet_id, func.count()).group_by(Nic.vnet_id)).tuples().all())
+    leases = dict(session.execute(select(Nic.vnet_id, func.count()).group_by(Nic.vnet_id)).all())
     return [
         {
             "id": v.id,
@@ -238,7 +236,7 @@ def leases(session: Session, vnet: str) -> Rows:
     )
     rows = [
         {"address": address, "mac": mac, "vm": name, "tenant": tenant}
-        for address, mac, name, tenant in session.execute(query).tuples()
+        for address, mac, name, tenant in session.execute(query)
     ]
     return sorted(rows, key=lambda r: [int(part) for part in r["address"].split(".")])
 
@@ -312,5 +310,5 @@ def operations(
             "attempts": o.attempts,
             "heartbeat_at": o.heartbeat_at,
         }
-        for o, children in session.execute(query.limit(limit)).tuples()
+        for o, children in session.execute(query.limit(limit))
     ]

@@ -151,7 +151,7 @@ class Site:
         """Error of the last operation on each object."""
         with read_session(self.url) as session:
             rows = session.execute(select(Operation.object, Operation.error).order_by(Operation.started_at))
-            return dict(rows.tuples().all())
+            return dict(rows.all())
 
     def use(self, tenant: str = "default") -> Use:
         with read_session(self.url) as session:

@@ -1,0 +1,287 @@
+"""The flows on real hosts: what breaks is taken back, what is killed is finished, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.flows import run
+from tests.flows.processes import Processes, processes
+from tests.flows.site import settings
+from tests.lab_fixture import LabAccess
+from vdc import catalog, inventory
+from vdc.errors import Conflict, OperationFailed, Unready
+from vdc.inventory import read_session, write_session
+from vdc.model import nic_device
+from vdc.schema import Nic, Operation, Vm
+from vdc.settings import Settings
+from vdc.states import HOLDING
+
+pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(300)]
+
+KILLED_TIMES = 5
+
+
+@dataclass(frozen=True)
+class Datacenter:
+    """The lab's hosts, enrolled, with an image, a VLAN and a template `tiny`."""
+
+    lab: LabAccess
+    url: str
+
+    @property
+    def store(self) -> Path:
+        return self.lab.lab.datastore
+
+    def on_host(self, host: str, *argv: str) -> str:
+        pid = str(self.lab.lab.host(host).pid)
+        command = ["nsenter", "-t", pid, "-m", "-n", "-u", *argv]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def domains(self) -> dict[str, set[str]]:
+        """Names of the domains on each host, as virsh says."""
+        return {
+            h.name: set(self.on_host(h.name, "virsh", "list", "--all", "--name").split())
+            for h in self.lab.lab.hosts
+        }
+
+    def files(self) -> set[str]:
+        """Our files in the shared datastore, but images."""
+        return {f.name for f in self.store.iterdir() if not f.name.startswith("image-")}
+
+    def ports(self) -> set[str]:
+        return {
+            port
+            for h in self.lab.lab.hosts
+            for port in self.on_host(h.name, "ovs-vsctl", "list-ports", "ovsbr0").split()
+            if re.fullmatch(r"vd[0-9a-f]{10}-\d", port)
+        }
+
+    def assert_agrees(self) -> None:
+        """Hosts have exactly what the inventory says, and nothing is under way."""
+        expected: dict[str, set[str]] = {h.name: set() for h in self.lab.lab.hosts}
+        files: set[str] = set()
+        ports: set[str] = set()
+        from vdc import specs
+
+        with read_session(self.url) as session:
+            assert session.query(Operation).filter(Operation.finished_at.is_(None)).count() == 0
+            live = session.query(Vm).filter(Vm.state.in_(HOLDING)).all()
+            for vm in live:
+                spec = specs.load(vm.spec)
+                expected[spec.host.name].add(spec.domain)
+                files |= {spec.seed_file, *(d.file for d in spec.disks)}
+                ports |= {nic_device(vm.id, n.index) for n in spec.nics}
+            addresses = [nic.address for nic in session.query(Nic)]
+            assert len(set(addresses)) == len(addresses) == len(live)
+        assert self.domains() == expected
+        assert self.files() == files
+        assert self.ports() == ports
+
+    def live(self) -> list[str]:
+        with read_session(self.url) as session:
+            return [vm.name for vm in session.query(Vm).filter(Vm.state.in_(HOLDING))]
+
+
+@pytest.fixture(scope="module")
+def datacenter(
+    lab: LabAccess, prefect_client: Settings, tiny_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Datacenter]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('inventory') / 'inventory.db'}"
+    inventory.migrate(url)
+    home = lab.access.key_file.parent.parent
+    values = {"home": home, "prefect_api_url": prefect_client.api_url, "database_url": url, "retries": 1}
+    with settings(**values, operation_lease_s=5):
+        with write_session(url) as session:
+            catalog.create_datastore(
+                session, "shared", "qcow2:///srv/vdc/shared", disk_format="qcow2", actor="test"
+            )
+        for host in lab.lab.hosts:
+            run.enroll_host(
+                name=host.name,
+                uri=host.uri,
+                host_key=host.fingerprint,
+                domain_type="qemu",
+                cpu_overcommit=8,
+            )
+        run.import_image(file=str(tiny_image), name="tiny", datastore="shared")
+        with write_session(url) as session:
+            catalog.create_vnet(
+                session,
+                "blue",
+                uri="vlan://ovsbr0",
+                needs_vlan=True,
+                vlan_id=300,
+                cidr="10.3.0.0/24",
+                actor="test",
+            )
+            catalog.create_template(
+                session, "tiny", image="tiny", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+            )
+        yield Datacenter(lab, url)
+
+
+@pytest.fixture
+def clean(datacenter: Datacenter) -> Iterator[Datacenter]:
+    """The datacenter without machines, before and after."""
+    datacenter.assert_agrees()
+    yield datacenter
+    if names := datacenter.live():
+        run.terminate(*names)
+    datacenter.assert_agrees()
+    assert datacenter.live() == []
+
+
+@pytest.fixture
+def start(clean: Datacenter) -> Iterator[Processes]:
+    names = ("HOME", "PREFECT_API_URL", "DATABASE_URL", "OPERATION_LEASE_S")
+    with processes({f"VDC_{name}": os.environ[f"VDC_{name}"] for name in names}) as made:
+        yield made
+
+
+def _break_image(datacenter: Datacenter) -> Callable[[], object]:
+    image = next(f for f in datacenter.store.iterdir() if f.name.startswith("image-"))
+    hidden = image.with_name(f"hidden-{image.name}")
+    image.rename(hidden)
+    return lambda: hidden.rename(image)
+
+
+def _break_emulator(datacenter: Datacenter) -> Callable[[], object]:
+    """QEMU of h1 ends at once: libvirt cannot ask it what it offers, and defines nothing."""
+    emulator = "/usr/bin/qemu-system-x86_64"
+    datacenter.on_host("h1", "mount", "--bind", "/bin/false", emulator)
+    return lambda: datacenter.on_host("h1", "umount", emulator)
+
+
+def _break_taps(datacenter: Datacenter) -> Callable[[], object]:
+    """h1 cannot make a network card's host end, so that what was defined does not start."""
+    datacenter.on_host("h1", "mount", "--bind", "/dev/null", "/dev/net/tun")
+    return lambda: datacenter.on_host("h1", "umount", "/dev/net/tun")
+
+
+@pytest.mark.parametrize(
+    ("step", "break_it"),
+    [("ensure disk", _break_image), ("define", _break_emulator), ("start", _break_taps)],
+)
+def test_a_failed_step_is_taken_back_and_named(
+    clean: Datacenter, step: str, break_it: Callable[[Datacenter], Callable[[], object]]
+) -> None:
+    mend = break_it(clean)
+    try:
+        with pytest.raises(OperationFailed) as failed:
+            run.deploy(count=2, name="web", start="paused", policy="spread")
+    finally:
+        mend()
+    assert f"'{step}'" in str(failed.value)
+    assert re.search(r"on host h[12] failed", str(failed.value))
+    clean.assert_agrees()
+    # An image that is away is away for both hosts; else the machine on h2 is none the worse.
+    assert clean.live() == ([] if step == "ensure disk" else ["web-2"])
+
+
+def test_termination_of_a_machine_whose_host_is_cut_off_is_finished_later(clean: Datacenter) -> None:
+    from deployments.lab import control
+
+    run.deploy(count=1, name="web", start="paused")
+    with read_session(clean.url) as session:
+        spec = session.query(Vm).filter(Vm.name == "web").filter(Vm.state.in_(HOLDING)).one().spec
+    host, lab_id = spec["host"]["name"], clean.lab.lab.lab_id
+    control.disconnect_host(lab_id, host)
+    try:
+        with pytest.raises(OperationFailed, match=f"host {host}"):
+            run.terminate("web")
+        assert clean.live() == ["web"], "its domain may run there: it keeps its place"
+        found = run.reconcile()
+        assert any(f.what == "host unreachable" for f in found)
+        assert clean.live() == ["web"]
+    finally:
+        control.reconnect_host(lab_id, host)
+    run.reconcile()
+    assert clean.live() == []
+    clean.assert_agrees()
+
+
+def test_killed_at_random_points_reconcile_finishes(clean: Datacenter, start: Processes) -> None:
+    chance = random.Random(20261122)
+    survivors = 0
+    for n in range(KILLED_TIMES):
+        child = start.start(run.deploy_request, {"count": 3, "name": f"k{n}", "start": "paused"})
+        _wait_for(lambda n=n: [name for name in clean.live() if name.startswith(f"k{n}-")])
+        # The claim is made; from here a deployment takes one to two seconds.
+        pause_s = chance.uniform(0.0, 1.5)
+        child.process.join(pause_s)
+        if child.process.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.process.join(30)
+        run.reconcile()
+        clean.assert_agrees()
+        survivors += len([name for name in clean.live() if name.startswith(f"k{n}-")])
+        run.terminate(*clean.live())
+    assert survivors == 3 * KILLED_TIMES, "what was begun is taken forward"
+
+
+def test_a_guest_that_shuts_itself_down_is_adopted_as_stopped(clean: Datacenter) -> None:
+    run.deploy(count=1, name="web", memory_mib=96)
+    domain = next(iter(set.union(*clean.domains().values())))
+    host = next(h for h, names in clean.domains().items() if domain in names)
+    # ACPI reaches a guest only once it listens: press the button until it does.
+    _wait_for(
+        lambda: (
+            clean.on_host(host, "virsh", "domstate", domain).strip() == "shut off"
+            or not clean.on_host(host, "virsh", "shutdown", domain)
+        ),
+        deadline_s=120,
+    )
+    found = run.reconcile()
+    assert [f.action for f in found] == ["adopted as stopped"]
+    with read_session(clean.url) as session:
+        vm = session.query(Vm).filter(Vm.name == "web").filter(Vm.state.in_(HOLDING)).one()
+        assert (vm.state, vm.desired) == ("stopped", "stopped")
+
+
+def test_a_changed_host_key_is_refused(clean: Datacenter, tmp_path: Path) -> None:
+    known_hosts = clean.lab.access.known_hosts_file
+    right = known_hosts.read_text()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    other = " ".join((tmp_path / "key.pub").read_text().split()[:2])
+    host = clean.lab.lab.host("h1")
+    known_hosts.write_text(f"[{host.address}]:{host.port} {other}\n")
+    try:
+        with pytest.raises(Unready, match="has changed"):
+            run.enroll_host(name="h9", uri=_otherwise(host.uri))
+        with pytest.raises(Unready, match="not SHA256:"):
+            run.enroll_host(name="h9", uri=_otherwise(host.uri), host_key="SHA256:" + "x" * 43)
+        assert known_hosts.read_text() == f"[{host.address}]:{host.port} {other}\n"
+    finally:
+        known_hosts.write_text(right)
+
+
+def test_an_unfit_host_is_refused_with_the_reason(clean: Datacenter) -> None:
+    host = clean.lab.lab.host("h1")
+    with pytest.raises(Unready, match="nobr"):
+        run.enroll_host(name="h9", uri=_otherwise(host.uri), networks=["vlan://nobr"])
+    with pytest.raises(Conflict, match="one UUID"):
+        run.enroll_host(name="h9", uri=_otherwise(host.uri))
+    with pytest.raises(Unready, match=r"cannot be reached|No SSH server"):
+        run.enroll_host(name="h9", uri="qemu+ssh://root@127.77.255.99:7722/system")
+
+
+def _otherwise(uri: str) -> str:
+    """The same host by another URI: one that the inventory does not know."""
+    return f"{uri}&no_tty=1"
+
+
+def _wait_for(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
