@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from deployments.bench import real_lab
+from deployments.bench import planning, reading, real_lab, simulated
 from deployments.bench.figures import Figures, describe_machine, say
 from deployments.bench.house import House, house
 from vdc.errors import VdcError
 
-PARTS = ("cli", "simulated", "lab", "fast")
+PARTS = ("cli", "placement", "simulated", "lab", "fast")
 
 
 def main() -> int:
@@ -45,6 +45,12 @@ def main() -> int:
 
 def _run(home: House, options: argparse.Namespace, figures: Figures) -> None:
     wanted = options.only or PARTS
+    if "cli" in wanted:
+        reading.measure(home.settings.home, 2 * options.repetitions, figures)
+    if "placement" in wanted:
+        planning.measure(options.repetitions, figures)
+    if "simulated" in wanted:
+        simulated.measure(home, figures)
     if "lab" in wanted or "fast" in wanted:
         with real_lab.lab() as start:
             prepared = False

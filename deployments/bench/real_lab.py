@@ -96,7 +96,7 @@ def prepare(house: House, running: Lab, machines: int) -> None:
                 domain_type="qemu",
                 datastores=["lab"],
                 # Paused machines use no CPU.
-                cpu_overcommit=float(machines),
+                cpu_overcommit=60.0,
             )
         )
     import_image(ImportImageRequest(file=str(image), name="lab", datastore="lab"))
