@@ -6,8 +6,10 @@ writes the row, and journals it as an operation that is closed at once.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Sequence
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,10 +41,12 @@ def create_tenant(
     max_vcpu: int | None = None,
     max_memory_mib: int | None = None,
     max_disk_mib: int | None = None,
+    time_zone: str = "UTC",
     actor: str,
 ) -> Tenant:
-    """A limit of None means none. Raises Invalid or Conflict."""
+    """A limit of None means none; `time_zone` is that of its bills. Raises Invalid or Conflict."""
     require_new(session, Tenant, "Tenant", name)
+    check_time_zone(time_zone)
     limits = {
         "max_vms": max_vms,
         "max_vcpu": max_vcpu,
@@ -52,9 +56,31 @@ def create_tenant(
     for key, limit in limits.items():
         if limit is not None and limit < 0:
             raise Invalid(f"Quota {key} {limit} is refused: it cannot be negative.")
-    tenant = Tenant(id=new_id(), name=name, **limits)
+    tenant = Tenant(id=new_id(), name=name, time_zone=time_zone, **limits)
     _add(session, "tenant", name, tenant, limits, actor)
     return tenant
+
+
+def check_time_zone(name: str) -> None:
+    """Raises Invalid where `name` is no time zone of the IANA database."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Invalid(f"Time zone {name!r} is none: give an IANA name, such as Europe/Madrid.") from error
+
+
+def check_ssh_key(key: str) -> None:
+    """Raises Invalid where `key` is no public key in one line."""
+    parts = key.split()
+    if not key.startswith(SSH_KEY_TYPES) or len(parts) < 2 or "\n" in key.strip():
+        raise Invalid(f"SSH key {key[:40]!r} is none: give the line of a .pub file.")
+    try:
+        blob = b64decode(parts[1], validate=True)
+    except ValueError as error:
+        raise Invalid(f"SSH key {key[:40]!r} is damaged: {error}.") from error
+    length = int.from_bytes(blob[:4], "big")
+    if blob[4 : 4 + length] != parts[0].encode():
+        raise Invalid(f"SSH key {key[:40]!r} is damaged: it does not hold a key of type {parts[0]}.")
 
 
 def create_datastore(session: Session, name: str, uri: str, *, disk_format: str, actor: str) -> Datastore:
@@ -131,8 +157,7 @@ def create_template(
     disk_mib = source.virtual_size_mib if disk_mib is None else disk_mib
     check_sizes(vcpu, memory_mib, disk_mib, source)
     for key in ssh_keys:
-        if not key.startswith(SSH_KEY_TYPES) or len(key.split()) < 2 or "\n" in key.strip():
-            raise Invalid(f"SSH key {key[:40]!r} is none: give the line of a .pub file.")
+        check_ssh_key(key)
     template = Template(
         id=new_id(),
         name=name,

@@ -88,6 +88,21 @@ class Tenant(Base):
     max_vcpu: Mapped[int | None]
     max_memory_mib: Mapped[int | None]
     max_disk_mib: Mapped[int | None]
+    time_zone: Mapped[str] = mapped_column(String(60), default="UTC")
+    """IANA name: in which a month begins and ends for this tenant's bill."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class User(Base):
+    """An account. The password is kept as an argon2id hash, or not at all: then nobody can log in with one."""
+
+    __tablename__ = "users"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    role: Mapped[str] = mapped_column(String(30))
+    password_hash: Mapped[str | None] = mapped_column(String(200))
+    ssh_keys: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -155,12 +170,13 @@ class Image(Base):
 
 
 class Vnet(Base):
-    """A virtual network: one layer-2 segment, one IPv4 pool."""
+    """A virtual network: one layer-2 segment, one IPv4 pool. One with a tenant is that tenant's alone."""
 
     __tablename__ = "vnets"
     __table_args__ = (UniqueConstraint("uri", "vlan_id"),)
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(Name, unique=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
     uri: Mapped[str] = mapped_column(String(255))
     vlan_id: Mapped[int | None]
     cidr: Mapped[str] = mapped_column(String(43))
@@ -172,9 +188,12 @@ class Vnet(Base):
 
 
 class Template(Base):
+    """What a machine is made of. One with a tenant is that tenant's alone."""
+
     __tablename__ = "templates"
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(Name, unique=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
     vcpu: Mapped[int]
     memory_mib: Mapped[int]

@@ -41,6 +41,9 @@ class Settings:
     """How often a task retries a transient failure."""
     retry_delay_s: float = 1.0
     """First pause before a retry; doubles each time."""
+    tenant_uplink: str = "vlan://ovsbr0"
+    tenant_vlans: str = "1000-1999"
+    """Uplink and range of VLAN ids from which a tenant's private network is drawn."""
     price_vcpu_hour: str = "0.0080"
     price_memory_gib_hour: str = "0.0040"
     price_disk_gib_month: str = "0.0500"

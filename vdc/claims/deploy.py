@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from vdc import model, specs
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
-from vdc.errors import Conflict, Invalid, InvalidState, NoCapacity
+from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
 from vdc.placement import Group, Shape, parse_rank, place
@@ -85,10 +85,12 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
     image = session.get_one(Image, template.image_id)
     if image.state != "ready":
         raise InvalidState(f"Image {image.name} of template {template.name} is {image.state}, not ready.")
+    tenant = find(session, Tenant, "tenant", request.tenant)
     if request.vnets is None:
         vnets = [session.get_one(Vnet, vnet_id) for vnet_id in template.vnet_ids]
     else:
         vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
+    _check_owners(session, tenant, template, vnets)
     vcpu = template.vcpu if request.vcpu is None else request.vcpu
     memory_mib = template.memory_mib if request.memory_mib is None else request.memory_mib
     disk_mib = template.disk_mib if request.disk_mib is None else request.disk_mib
@@ -97,13 +99,20 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
         template=template,
         image=image,
         datastore=session.get_one(Datastore, image.datastore_id),
-        tenant=find(session, Tenant, "tenant", request.tenant),
+        tenant=tenant,
         vnets=vnets,
         group=find(session, PlacementGroup, "placement group", request.group) if request.group else None,
         vcpu=vcpu,
         memory_mib=memory_mib,
         disk_mib=disk_mib,
     )
+
+
+def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: list[Vnet]) -> None:
+    owned = [("Template", template), *(("Network", vnet) for vnet in vnets)]
+    for what, row in owned:
+        if row.tenant_id not in (None, tenant.id):
+            raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
 
 
 def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:

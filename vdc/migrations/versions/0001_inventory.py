@@ -108,25 +108,10 @@ def upgrade() -> None:
         sa.Column("max_vcpu", sa.Integer(), nullable=True),
         sa.Column("max_memory_mib", sa.Integer(), nullable=True),
         sa.Column("max_disk_mib", sa.Integer(), nullable=True),
+        sa.Column("time_zone", sa.String(length=60), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tenants")),
         sa.UniqueConstraint("name", name=op.f("uq_tenants_name")),
-    )
-    op.create_table(
-        "vnets",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("uri", sa.String(length=255), nullable=False),
-        sa.Column("vlan_id", sa.Integer(), nullable=True),
-        sa.Column("cidr", sa.String(length=43), nullable=False),
-        sa.Column("gateway", sa.String(length=39), nullable=True),
-        sa.Column("first_address", sa.String(length=39), nullable=False),
-        sa.Column("last_address", sa.String(length=39), nullable=False),
-        sa.Column("dns", sa.JSON(), nullable=False),
-        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_vnets")),
-        sa.UniqueConstraint("name", name=op.f("uq_vnets_name")),
-        sa.UniqueConstraint("uri", "vlan_id", name=op.f("uq_vnets_uri_vlan_id")),
     )
     op.create_table(
         "host_datastores",
@@ -155,9 +140,41 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_images_name")),
     )
     op.create_table(
+        "users",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("role", sa.String(length=30), nullable=False),
+        sa.Column("password_hash", sa.String(length=200), nullable=True),
+        sa.Column("ssh_keys", sa.JSON(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_users_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
+    )
+    op.create_table(
+        "vnets",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("uri", sa.String(length=255), nullable=False),
+        sa.Column("vlan_id", sa.Integer(), nullable=True),
+        sa.Column("cidr", sa.String(length=43), nullable=False),
+        sa.Column("gateway", sa.String(length=39), nullable=True),
+        sa.Column("first_address", sa.String(length=39), nullable=False),
+        sa.Column("last_address", sa.String(length=39), nullable=False),
+        sa.Column("dns", sa.JSON(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_vnets_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_vnets")),
+        sa.UniqueConstraint("name", name=op.f("uq_vnets_name")),
+        sa.UniqueConstraint("uri", "vlan_id", name=op.f("uq_vnets_uri_vlan_id")),
+    )
+    op.create_table(
         "templates",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
         sa.Column("image_id", sa.String(length=36), nullable=False),
         sa.Column("vcpu", sa.Integer(), nullable=False),
         sa.Column("memory_mib", sa.Integer(), nullable=False),
@@ -167,6 +184,7 @@ def upgrade() -> None:
         sa.Column("start_script", sa.Text(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_templates_image_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_templates_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_templates")),
         sa.UniqueConstraint("name", name=op.f("uq_templates_name")),
     )
@@ -285,9 +303,10 @@ def downgrade() -> None:
 
     op.drop_table("vms")
     op.drop_table("templates")
+    op.drop_table("vnets")
+    op.drop_table("users")
     op.drop_table("images")
     op.drop_table("host_datastores")
-    op.drop_table("vnets")
     op.drop_table("tenants")
     op.drop_table("site")
     op.drop_table("placement_groups")

@@ -1,0 +1,263 @@
+"""Onboarding: what a tenant is to have, from a file; converged to, with what was changed said.
+
+Everything is in the inventory alone: the claim is the act. A run with the same file changes nothing; with
+another one it changes what differs, or refuses where machines stand in the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from vdc import catalog, operations
+from vdc.addresses import pool
+from vdc.claims.deploy import check_sizes
+from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
+from vdc.names import check_name, find
+from vdc.operations import Claim, Opening
+from vdc.passwords import check_hash
+from vdc.schema import Image, Nic, Template, Tenant, User, Vnet, new_id
+from vdc.usage import QUOTA_WORDS, tenant_use
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Quota(_Part):
+    """Limits; one that is left out is none."""
+
+    vms: int | None = Field(None, ge=0)
+    vcpu: int | None = Field(None, ge=0)
+    memory_mib: int | None = Field(None, ge=0)
+    disk_mib: int | None = Field(None, ge=0)
+
+
+class FirstUser(_Part):
+    """`password_hash` is made by `vdc tenant hash-password`; without it nobody logs in with a password."""
+
+    name: str
+    password_hash: str | None = None
+    ssh_keys: list[str] = []
+
+
+class PrivateNetwork(_Part):
+    cidr: str
+    gateway: str | None = None
+    first_address: str | None = None
+    last_address: str | None = None
+    dns: list[str] = []
+
+
+class TenantTemplate(_Part):
+    """Named `<tenant>-<name>`; its card is on the private network, its keys are the user's."""
+
+    name: str
+    image: str
+    vcpu: int = 1
+    memory_mib: int
+    disk_mib: int | None = None
+    start_script: str = ""
+
+
+class TenantFile(_Part):
+    """A tenant as a file describes it (docs/tenants.md)."""
+
+    tenant: str
+    time_zone: str = "UTC"
+    quota: Quota = Quota()
+    user: FirstUser
+    network: PrivateNetwork
+    template: TenantTemplate
+
+
+@dataclass(slots=True)
+class Onboarded:
+    """What there is now, and what this call changed (empty: nothing)."""
+
+    claim: Claim | None
+    tenant: str
+    vnet: str
+    vlan_id: int | None
+    template: str
+    changes: list[str] = field(default_factory=list)
+
+
+def parse(text: str, source: str) -> TenantFile:
+    """Read a tenant file (YAML). Raises Invalid naming each field that is wrong or unknown."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Invalid(f"{source} is not YAML: {' '.join(str(error).split())}.") from error
+    try:
+        return TenantFile.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].lower()}" for e in error.errors()
+        )
+        raise Invalid(f"{source} is refused: {wrong}.") from error
+
+
+def onboard(
+    session: Session,
+    wanted: TenantFile,
+    *,
+    uplink: str,
+    vlans: str,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> Onboarded:
+    """Make the tenant what the file says.
+
+    `vlans` is the site's range `first-last`. Raises Refused; the session must then be rolled back.
+    """
+    check_name("Tenant", wanted.tenant)
+    check_name("User", wanted.user.name)
+    for key in wanted.user.ssh_keys:
+        catalog.check_ssh_key(key)
+    if wanted.user.password_hash:
+        check_hash(wanted.user.password_hash)
+    catalog.check_time_zone(wanted.time_zone)
+    changes: list[str] = []
+    tenant = _tenant(session, wanted, changes)
+    _user(session, wanted, tenant, changes)
+    vnet = _vnet(session, wanted, tenant, uplink, vlans, changes)
+    template = _template(session, wanted, tenant, vnet, changes)
+    session.flush()
+    done = Onboarded(None, tenant.name, vnet.name, vnet.vlan_id, template.name, changes)
+    if changes:
+        opening = Opening("onboard", "tenant", tenant.id, tenant.name, {"changes": changes})
+        done.claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+        operations.close(session, done.claim)
+    return done
+
+
+def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> None:
+    for name, new in values.items():
+        old = getattr(row, name)
+        if old == new:
+            continue
+        setattr(row, name, new)
+        secret = name == "password_hash"
+        shown = "changed" if secret or isinstance(new, list) or name == "start_script" else f"{old} -> {new}"
+        changes.append(f"{what}: {name} {shown}")
+
+
+def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
+    limits = {f"max_{name}": getattr(wanted.quota, name) for name, _ in QUOTA_WORDS}
+    values = limits | {"time_zone": wanted.time_zone}
+    tenant = session.scalars(select(Tenant).where(Tenant.name == wanted.tenant)).first()
+    if tenant is None:
+        tenant = Tenant(id=new_id(), name=wanted.tenant, **values)
+        session.add(tenant)
+        session.flush()
+        changes.append(f"tenant {wanted.tenant} made")
+        return tenant
+    use = tenant_use(session, tenant.id)
+    for name, word in QUOTA_WORDS:
+        limit = limits[f"max_{name}"]
+        if limit is not None and limit < getattr(use, name):
+            raise QuotaExceeded(
+                f"Quota of tenant {tenant.name}: {limit} {word} is below the {getattr(use, name)} in use."
+            )
+    _change(tenant, f"tenant {tenant.name}", values, changes)
+    return tenant
+
+
+def _user(session: Session, wanted: TenantFile, tenant: Tenant, changes: list[str]) -> None:
+    values = {
+        "ssh_keys": [key.strip() for key in wanted.user.ssh_keys],
+        "password_hash": wanted.user.password_hash,
+    }
+    user = session.scalars(select(User).where(User.name == wanted.user.name)).first()
+    if user is None:
+        row = User(
+            id=new_id(), name=wanted.user.name, tenant_id=tenant.id, role="tenant-administrator", **values
+        )
+        session.add(row)
+        changes.append(f"user {row.name} made")
+        return
+    if user.tenant_id != tenant.id:
+        raise Conflict(f"User name {user.name} is taken in another tenant: choose another.")
+    _change(user, f"user {user.name}", values, changes)
+
+
+def _vnet(
+    session: Session, wanted: TenantFile, tenant: Tenant, uplink: str, vlans: str, changes: list[str]
+) -> Vnet:
+    asked = wanted.network
+    first, last = pool(asked.cidr, asked.gateway, asked.first_address, asked.last_address)
+    values = {
+        "cidr": asked.cidr,
+        "gateway": asked.gateway,
+        "first_address": str(first),
+        "last_address": str(last),
+        "dns": list(asked.dns),
+    }
+    name = check_name("Network", f"{tenant.name}-net")
+    vnet = session.scalars(select(Vnet).where(Vnet.name == name)).first()
+    if vnet is None:
+        vlan_id = _free_vlan(session, uplink, vlans)
+        vnet = Vnet(id=new_id(), name=name, tenant_id=tenant.id, uri=uplink, vlan_id=vlan_id, **values)
+        session.add(vnet)
+        session.flush()
+        changes.append(f"network {name} made: VLAN {vlan_id}, {asked.cidr}")
+        return vnet
+    if vnet.tenant_id != tenant.id:
+        raise Conflict(f"Network {name} is there already and is not tenant {tenant.name}'s.")
+    leases = session.scalar(select(func.count()).where(Nic.vnet_id == vnet.id)) or 0
+    if leases and (vnet.cidr, vnet.gateway) != (asked.cidr, asked.gateway):
+        raise Conflict(
+            f"Network {name} has {leases} leases: its CIDR and gateway can change only while it has none."
+        )
+    _change(vnet, f"network {name}", values, changes)
+    return vnet
+
+
+def _free_vlan(session: Session, uplink: str, vlans: str) -> int:
+    try:
+        first, last = (int(part) for part in vlans.split("-"))
+    except ValueError as error:
+        raise Invalid(f"The setting tenant_vlans {vlans!r} is no range: give first-last.") from error
+    if not 1 <= first <= last <= 4094:
+        raise Invalid(f"The setting tenant_vlans {vlans!r} is no range within 1 to 4094.")
+    taken = set(session.scalars(select(Vnet.vlan_id).where(Vnet.uri == uplink)))
+    free = next((v for v in range(first, last + 1) if v not in taken), None)
+    if free is None:
+        raise NoCapacity(f"The site's VLAN range {vlans} on {uplink} is exhausted: widen tenant_vlans.")
+    return free
+
+
+def _template(
+    session: Session, wanted: TenantFile, tenant: Tenant, vnet: Vnet, changes: list[str]
+) -> Template:
+    asked = wanted.template
+    image = find(session, Image, "image", asked.image)
+    disk_mib = image.virtual_size_mib if asked.disk_mib is None else asked.disk_mib
+    check_sizes(asked.vcpu, asked.memory_mib, disk_mib, image)
+    values = {
+        "image_id": image.id,
+        "vcpu": asked.vcpu,
+        "memory_mib": asked.memory_mib,
+        "disk_mib": disk_mib,
+        "vnet_ids": [vnet.id],
+        "ssh_keys": [key.strip() for key in wanted.user.ssh_keys],
+        "start_script": asked.start_script,
+    }
+    name = check_name("Template", f"{tenant.name}-{asked.name}")
+    template = session.scalars(select(Template).where(Template.name == name)).first()
+    if template is None:
+        template = Template(id=new_id(), name=name, tenant_id=tenant.id, **values)
+        session.add(template)
+        changes.append(f"template {name} made")
+        return template
+    if template.tenant_id != tenant.id:
+        raise Conflict(f"Template {name} is there already and is not tenant {tenant.name}'s.")
+    _change(template, f"template {name}", values, changes)
+    return template
