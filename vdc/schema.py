@@ -9,11 +9,13 @@ unique constraint means "at most one live" on SQLite, PostgreSQL and MariaDB ali
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Float,
     ForeignKey,
@@ -61,9 +63,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class ExactDecimal(TypeDecorator[Decimal]):
+    """A decimal number, kept as text: SQLite would make a binary fraction of it."""
+
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        return None if value is None else format(value, "f")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[Any]: JSON()}
+    type_annotation_map = {
+        datetime: UtcDateTime(),
+        Decimal: ExactDecimal(),
+        dict[str, Any]: JSON(),
+        list[Any]: JSON(),
+    }
 
 
 Id = String(36)
@@ -311,3 +331,42 @@ class UsageEvent(Base):
     memory_mib: Mapped[int]
     disk_mib: Mapped[int]
     host: Mapped[str] = mapped_column(String(63))
+    provider: Mapped[str] = mapped_column(String(20), default="local")
+    """Whose hypervisor: `local`, or `ec2`."""
+    hourly_price: Mapped[Decimal | None]
+    """What the provider asks for an hour of this machine, in the tariff's currency; NULL on hosts of ours."""
+
+
+class Bill(Base):
+    """A closed month of a tenant, as it was sent. Written once; nothing in the program changes a row."""
+
+    __tablename__ = "bills"
+    __table_args__ = (UniqueConstraint("tenant_id", "month"),)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """1, 2, 3, ... without a gap, over all tenants of the site."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    month: Mapped[str] = mapped_column(String(7))
+    """`2026-10`, in the tenant's time zone."""
+    total: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(String(3))
+    document: Mapped[str] = mapped_column(Text)
+    """The bill as JSON, to the byte."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    """Of `document` in UTF-8."""
+    issued_at: Mapped[datetime]
+    issued_by: Mapped[str] = mapped_column(String(127))
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+
+
+class Sample(Base):
+    """Counters of a running machine, as its host gave them. They begin at zero with each start."""
+
+    __tablename__ = "samples"
+    __table_args__ = (Index(None, "at"),)
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    cpu_s: Mapped[float]
+    disk_read_bytes: Mapped[int] = mapped_column(BigInteger)
+    disk_write_bytes: Mapped[int] = mapped_column(BigInteger)
+    net_rx_bytes: Mapped[int] = mapped_column(BigInteger)
+    net_tx_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -114,6 +114,23 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_tenants_name")),
     )
     op.create_table(
+        "bills",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("month", sa.String(length=7), nullable=False),
+        sa.Column("total", vdc.schema.ExactDecimal(length=40), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("issued_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("issued_by", sa.String(length=127), nullable=False),
+        sa.Column("operation_id", sa.String(length=36), nullable=False),
+        sa.ForeignKeyConstraint(["operation_id"], ["operations.id"], name=op.f("fk_bills_operation_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_bills_tenant_id")),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_bills")),
+        sa.UniqueConstraint("tenant_id", "month", name=op.f("uq_bills_tenant_id_month")),
+    )
+    op.create_table(
         "host_datastores",
         sa.Column("host_id", sa.String(length=36), nullable=False),
         sa.Column("datastore_id", sa.String(length=36), nullable=False),
@@ -255,6 +272,21 @@ def upgrade() -> None:
         sa.UniqueConstraint("vnet_id", "mac", name=op.f("uq_nics_vnet_id_mac")),
     )
     op.create_table(
+        "samples",
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("cpu_s", sa.Double(), nullable=False),
+        sa.Column("disk_read_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("disk_write_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("net_rx_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("net_tx_bytes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_samples_vm_id")),
+        sa.PrimaryKeyConstraint("vm_id", "at", name=op.f("pk_samples")),
+    )
+    with op.batch_alter_table("samples", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_samples_at"), ["at"], unique=False)
+
+    op.create_table(
         "usage_events",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("operation_id", sa.String(length=36), nullable=False),
@@ -266,6 +298,8 @@ def upgrade() -> None:
         sa.Column("memory_mib", sa.Integer(), nullable=False),
         sa.Column("disk_mib", sa.Integer(), nullable=False),
         sa.Column("host", sa.String(length=63), nullable=False),
+        sa.Column("provider", sa.String(length=20), nullable=False),
+        sa.Column("hourly_price", vdc.schema.ExactDecimal(length=40), nullable=True),
         sa.ForeignKeyConstraint(
             ["operation_id"], ["operations.id"], name=op.f("fk_usage_events_operation_id")
         ),
@@ -290,6 +324,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_usage_events_tenant_id_at"))
 
     op.drop_table("usage_events")
+    with op.batch_alter_table("samples", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_samples_at"))
+
+    op.drop_table("samples")
     op.drop_table("nics")
     with op.batch_alter_table("disks", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_disks_image_id"))
@@ -307,6 +345,7 @@ def downgrade() -> None:
     op.drop_table("users")
     op.drop_table("images")
     op.drop_table("host_datastores")
+    op.drop_table("bills")
     op.drop_table("tenants")
     op.drop_table("site")
     op.drop_table("placement_groups")
