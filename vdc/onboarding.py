@@ -31,10 +31,10 @@ class _Part(BaseModel):
 class Quota(_Part):
     """Limits; one that is left out is none."""
 
-    vms: int | None = Field(None, ge=0)
-    vcpu: int | None = Field(None, ge=0)
-    memory_mib: int | None = Field(None, ge=0)
-    disk_mib: int | None = Field(None, ge=0)
+    vms: int | None = Field(default=None, ge=0)
+    vcpu: int | None = Field(default=None, ge=0)
+    memory_mib: int | None = Field(default=None, ge=0)
+    disk_mib: int | None = Field(default=None, ge=0)
 
 
 class FirstUser(_Part):

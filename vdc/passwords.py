@@ -1,4 +1,4 @@
-"""Passwords: kept as argon2id hashes (RFC 9106, by argon2-cffi with its recommended parameters), nothing else."""
+"""Passwords: kept as argon2id hashes (RFC 9106, argon2-cffi with its own parameters), nothing else."""
 
 from __future__ import annotations
 

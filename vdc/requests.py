@@ -19,24 +19,30 @@ class DeployRequest(Request):
     """Make machines from a template."""
 
     template: str = Field(description="Name of the template.")
-    count: int = Field(1, description="How many machines.")
-    tenant: str = Field("default", description="Whose machines they are.")
-    name: str = Field("", description="Name of the machine; with a count above 1, -1, -2, ... is appended.")
-    vcpu: int | None = Field(None, description="Virtual CPUs, instead of the template's.")
-    memory_mib: int | None = Field(None, description="Memory in MiB, instead of the template's.")
-    disk_mib: int | None = Field(None, description="Disk size in MiB, instead of the template's.")
-    vnets: list[str] | None = Field(None, description="Virtual networks, instead of the template's.")
-    policy: str = Field("spread", description="spread, pack, load-aware, or a rank expression (higher wins).")
-    group: str = Field("", description="Placement group that the machines join.")
-    start: Literal["running", "paused", "stopped"] = Field("running", description="State after deployment.")
-    atomic: bool = Field(False, description="All or none: if one machine fails, take all back.")
+    count: int = Field(default=1, description="How many machines.")
+    tenant: str = Field(default="default", description="Whose machines they are.")
+    name: str = Field(
+        default="", description="Name of the machine; with a count above 1, -1, -2, ... is appended."
+    )
+    vcpu: int | None = Field(default=None, description="Virtual CPUs, instead of the template's.")
+    memory_mib: int | None = Field(default=None, description="Memory in MiB, instead of the template's.")
+    disk_mib: int | None = Field(default=None, description="Disk size in MiB, instead of the template's.")
+    vnets: list[str] | None = Field(default=None, description="Virtual networks, instead of the template's.")
+    policy: str = Field(
+        default="spread", description="spread, pack, load-aware, or a rank expression (higher wins)."
+    )
+    group: str = Field(default="", description="Placement group that the machines join.")
+    start: Literal["running", "paused", "stopped"] = Field(
+        default="running", description="State after deployment."
+    )
+    atomic: bool = Field(default=False, description="All or none: if one machine fails, take all back.")
 
 
 class TerminateRequest(Request):
     """Remove machines for good."""
 
     vms: list[str] = Field(description="Names or ids of the machines.")
-    tenant: str = Field("", description="Whose machines, where a name is not unique.")
+    tenant: str = Field(default="", description="Whose machines, where a name is not unique.")
 
 
 class EnrollHostRequest(Request):
@@ -44,14 +50,22 @@ class EnrollHostRequest(Request):
 
     name: str = Field(description="Name of the host in the inventory.")
     uri: str = Field(description="libvirt URI: qemu+ssh://root@h1/system, or simulated:///path?host=h1.")
-    host_key: str = Field("", description="SHA256:... fingerprint of the host's SSH key, to be accepted.")
-    domain_type: str = Field("", description="kvm or qemu (emulation); empty: kvm where the host offers it.")
-    migration_address: str = Field("", description="Where other hosts reach it; empty: as in the URI.")
-    datastores: list[str] | None = Field(None, description="Datastores it must mount; none given: all.")
+    host_key: str = Field(
+        default="", description="SHA256:... fingerprint of the host's SSH key, to be accepted."
+    )
+    domain_type: str = Field(
+        default="", description="kvm or qemu (emulation); empty: kvm where the host offers it."
+    )
+    migration_address: str = Field(
+        default="", description="Where other hosts reach it; empty: as in the URI."
+    )
+    datastores: list[str] | None = Field(
+        default=None, description="Datastores it must mount; none given: all."
+    )
     networks: list[str] = Field(default=["vlan://ovsbr0"], description="Uplinks that it must have.")
-    cpu_overcommit: float = Field(1.0, description="vCPUs sold for each CPU of the host.")
-    memory_overcommit: float = Field(1.0, description="MiB sold for each MiB of the host.")
-    reserved_memory_mib: int = Field(1024, description="Memory in MiB kept for the host itself.")
+    cpu_overcommit: float = Field(default=1.0, description="vCPUs sold for each CPU of the host.")
+    memory_overcommit: float = Field(default=1.0, description="MiB sold for each MiB of the host.")
+    reserved_memory_mib: int = Field(default=1024, description="Memory in MiB kept for the host itself.")
     labels: dict[str, str | float] = Field(default={}, description="Attributes for rank expressions.")
 
 
@@ -61,4 +75,10 @@ class ImportImageRequest(Request):
     file: str = Field(description="Path of the image on the control machine.")
     name: str = Field(description="Name of the image.")
     datastore: str = Field(description="Where it is kept.")
-    sha256: str = Field("", description="Checksum that the file must have, in hex.")
+    sha256: str = Field(default="", description="Checksum that the file must have, in hex.")
+
+
+class OnboardTenantRequest(Request):
+    """Make a tenant what its file says."""
+
+    file: str = Field(description="Path of the tenant's file (YAML) on the control machine.")

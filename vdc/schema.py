@@ -114,7 +114,7 @@ class Tenant(Base):
 
 
 class User(Base):
-    """An account. The password is kept as an argon2id hash, or not at all: then nobody can log in with one."""
+    """An account. The password is kept as an argon2id hash; without one nobody logs in by password."""
 
     __tablename__ = "users"
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)

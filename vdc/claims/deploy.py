@@ -109,7 +109,8 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
 
 
 def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: list[Vnet]) -> None:
-    owned = [("Template", template), *(("Network", vnet) for vnet in vnets)]
+    owned: list[tuple[str, Template | Vnet]] = [("Template", template)]
+    owned += [("Network", vnet) for vnet in vnets]
     for what, row in owned:
         if row.tenant_id not in (None, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
