@@ -221,7 +221,9 @@ def read_known(session: Session) -> list[Known]:
     devices: dict[str, list[str]] = {}
     for vm_id, device in session.execute(select(Nic.vm_id, Nic.device)):
         devices.setdefault(vm_id, []).append(device)
-    rows = session.execute(select(Vm.id, Vm.name, Vm.state, Vm.desired, Host.name).join(Host))
+    rows = session.execute(
+        select(Vm.id, Vm.name, Vm.state, Vm.desired, Host.name).join(Host, Host.id == Vm.host_id)
+    )
     return [
         Known(i, name, VmState(s), Desired(d), host, i in busy, tuple(devices.get(i, ())))
         for i, name, s, d, host in rows

@@ -244,6 +244,8 @@ class Vm(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     template_id: Mapped[str] = mapped_column(ForeignKey("templates.id"))
     host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
+    target_host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
+    """Where it is migrating to: until that is over it holds its place on both hosts."""
     group_id: Mapped[str | None] = mapped_column(ForeignKey("placement_groups.id"))
     desired: Mapped[str] = mapped_column(String(20))
     state: Mapped[str] = mapped_column(String(20))
@@ -268,6 +270,25 @@ class Disk(Base):
     file: Mapped[str] = mapped_column(String(255))
     format: Mapped[str] = mapped_column(String(10))
     size_mib: Mapped[int]
+
+
+class Snapshot(Base):
+    """A state that a machine can be taken back to. The row comes with the claim: `ready` says it was made."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("vm_id", "label"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    """Also its name on the host."""
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"))
+    label: Mapped[str] = mapped_column(Name)
+    kind: Mapped[str] = mapped_column(String(20))
+    """`memory` (disk and memory) or `disk`."""
+    ready: Mapped[bool] = mapped_column(default=False)
+    size_mib: Mapped[int | None]
+    """What it took in the datastore when it was made, where the driver can tell."""
+    parent_id: Mapped[str | None] = mapped_column(Id)
+    """The snapshot that the machine had been made, or taken back to, last."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Nic(Base):
@@ -313,6 +334,8 @@ class Operation(Base):
     outcome: Mapped[str | None] = mapped_column(String(20))
     """`done` or `failed`; NULL while open."""
     error: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """What there is to tell of it when it is over: of a migration, the hosts, `total_s` and `downtime_s`."""
 
 
 class UsageEvent(Base):

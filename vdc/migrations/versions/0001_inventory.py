@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("finished_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.Column("outcome", sa.String(length=20), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("result", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(["parent_id"], ["operations.id"], name=op.f("fk_operations_parent_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_operations")),
         sa.UniqueConstraint("open_key", name=op.f("uq_operations_open_key")),
@@ -213,6 +214,7 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.String(length=36), nullable=False),
         sa.Column("template_id", sa.String(length=36), nullable=False),
         sa.Column("host_id", sa.String(length=36), nullable=False),
+        sa.Column("target_host_id", sa.String(length=36), nullable=True),
         sa.Column("group_id", sa.String(length=36), nullable=True),
         sa.Column("desired", sa.String(length=20), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
@@ -225,6 +227,7 @@ def upgrade() -> None:
         sa.Column("ended_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["group_id"], ["placement_groups.id"], name=op.f("fk_vms_group_id")),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_vms_host_id")),
+        sa.ForeignKeyConstraint(["target_host_id"], ["hosts.id"], name=op.f("fk_vms_target_host_id")),
         sa.ForeignKeyConstraint(["template_id"], ["templates.id"], name=op.f("fk_vms_template_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_vms_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vms")),
@@ -287,6 +290,20 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_samples_at"), ["at"], unique=False)
 
     op.create_table(
+        "snapshots",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("label", sa.String(length=63), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("ready", sa.Boolean(), nullable=False),
+        sa.Column("size_mib", sa.Integer(), nullable=True),
+        sa.Column("parent_id", sa.String(length=36), nullable=True),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_snapshots_vm_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_snapshots")),
+        sa.UniqueConstraint("vm_id", "label", name=op.f("uq_snapshots_vm_id_label")),
+    )
+    op.create_table(
         "usage_events",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("operation_id", sa.String(length=36), nullable=False),
@@ -324,6 +341,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_usage_events_tenant_id_at"))
 
     op.drop_table("usage_events")
+    op.drop_table("snapshots")
     with op.batch_alter_table("samples", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_samples_at"))
 
