@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass, fields
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from vdc.errors import Invalid
-from vdc.pricing import ListPrices
+from vdc.tariff import PRICES, Tariff, make_tariff
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -47,24 +46,22 @@ class Settings:
     price_vcpu_hour: str = "0.0080"
     price_memory_gib_hour: str = "0.0040"
     price_disk_gib_month: str = "0.0500"
+    price_ec2_margin: str = "1.20"
+    """Factor on what EC2 asks for an instance."""
     currency: str = "EUR"
     """The site's list prices, shown by every plan."""
+    sample_retention_days: int = 90
+    """How long counters that were sampled from machines are kept."""
 
     @property
     def inventory_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'inventory.db'}"
 
     @property
-    def prices(self) -> ListPrices:
-        try:
-            return ListPrices(
-                Decimal(self.price_vcpu_hour),
-                Decimal(self.price_memory_gib_hour),
-                Decimal(self.price_disk_gib_month),
-                self.currency,
-            )
-        except InvalidOperation as error:
-            raise Invalid("The settings price_* must be decimal numbers, such as 0.0080.") from error
+    def prices(self) -> Tariff:
+        """The site's list prices: what plans show, and bills charge unless another tariff is named."""
+        values = {name: getattr(self, f"price_{name}") for name in PRICES}
+        return make_tariff(values | {"currency": self.currency}, "Settings price_*")
 
     @property
     def api_url(self) -> str:
