@@ -110,6 +110,11 @@ class Tenant(Base):
     max_disk_mib: Mapped[int | None]
     time_zone: Mapped[str] = mapped_column(String(60), default="UTC")
     """IANA name: in which a month begins and ends for this tenant's bill."""
+    burst_allowed: Mapped[bool] = mapped_column(default=False)
+    """Whether its machines may run in a cloud when our hosts are full; the limits below are of those."""
+    burst_max_vms: Mapped[int | None]
+    burst_max_price: Mapped[Decimal | None]
+    """What one such machine may cost an hour at most, in the cloud's currency."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -189,6 +194,40 @@ class Image(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Cloud(Base):
+    """A provider's region where machines may run when our hosts are full."""
+
+    __tablename__ = "clouds"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(500), unique=True)
+    currency: Mapped[str] = mapped_column(String(3))
+    prices_as_of: Mapped[str] = mapped_column(String(10))
+    """The day of the oldest price, `2026-11-01`."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class CloudPrice(Base):
+    """What an instance type costs in a zone, from the operator's list. One without a price is not used."""
+
+    __tablename__ = "cloud_prices"
+    cloud_id: Mapped[str] = mapped_column(ForeignKey("clouds.id"), primary_key=True)
+    instance_type: Mapped[str] = mapped_column(String(40), primary_key=True)
+    zone: Mapped[str] = mapped_column(String(40), primary_key=True)
+    vcpu: Mapped[int]
+    memory_mib: Mapped[int]
+    price_per_hour: Mapped[Decimal]
+
+
+class CloudImage(Base):
+    """What an image of ours is called in a cloud: the same content, brought there by the operator."""
+
+    __tablename__ = "cloud_images"
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    cloud_id: Mapped[str] = mapped_column(ForeignKey("clouds.id"), primary_key=True)
+    ami: Mapped[str] = mapped_column(String(40))
+
+
 class Vnet(Base):
     """A virtual network: one layer-2 segment, one IPv4 pool. One with a tenant is that tenant's alone."""
 
@@ -243,8 +282,16 @@ class Vm(Base):
     """`<tenant id>/<name>` while the machine holds its place, then NULL."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     template_id: Mapped[str] = mapped_column(ForeignKey("templates.id"))
-    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
-    target_host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
+    host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
+    """NULL for a machine in a cloud."""
+    cloud_id: Mapped[str | None] = mapped_column(ForeignKey("clouds.id"))
+    instance_id: Mapped[str | None] = mapped_column(String(40))
+    instance_type: Mapped[str | None] = mapped_column(String(40))
+    zone: Mapped[str | None] = mapped_column(String(40))
+    hourly_price: Mapped[Decimal | None]
+    """What the provider asks for an hour; like the type, first of the offer that will be tried first."""
+    cloud_address: Mapped[str | None] = mapped_column(String(39))
+    target_host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"), index=True)
     """Where it is migrating to: until that is over it holds its place on both hosts."""
     group_id: Mapped[str | None] = mapped_column(ForeignKey("placement_groups.id"))
     desired: Mapped[str] = mapped_column(String(20))
@@ -265,7 +312,8 @@ class Disk(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"))
     index: Mapped[int]
-    datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"), index=True)
+    datastore_id: Mapped[str | None] = mapped_column(ForeignKey("datastores.id"), index=True)
+    """NULL for the disk of a machine in a cloud, which is the provider's and counts in the quota alone."""
     image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id"), index=True)
     file: Mapped[str] = mapped_column(String(255))
     format: Mapped[str] = mapped_column(String(10))
@@ -336,6 +384,22 @@ class Operation(Base):
     error: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """What there is to tell of it when it is over: of a migration, the hosts, `total_s` and `downtime_s`."""
+
+
+class LaunchAttempt(Base):
+    """One call that may start an instance. Committed before the call: whoever comes after a crash asks with
+    the same token, and gets the same instance."""
+
+    __tablename__ = "launch_attempts"
+    token: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), index=True)
+    instance_type: Mapped[str] = mapped_column(String(40))
+    zone: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    instance_id: Mapped[str | None] = mapped_column(String(40))
+    outcome: Mapped[str | None] = mapped_column(Text)
+    """`launched`, or why not; NULL while it is not known what came of it."""
 
 
 class UsageEvent(Base):
