@@ -18,12 +18,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
-from vdc.errors import Unready
+from vdc.reading import MIGRATIONS, require_revision, unreadable
 from vdc.schema import Site, Tenant, new_id, utc_now
 
 WRITER_LOCK = 0x766463  # "vdc"
 BUSY_TIMEOUT_S = 120.0
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 @lru_cache(maxsize=8)
@@ -109,21 +108,10 @@ def revision(url: str) -> str | None:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-@lru_cache(maxsize=1)
-def _head() -> str:
-    # The file names sort by revision: reading alembic's own graph would cost every command its import.
-    return sorted(MIGRATIONS.joinpath("versions").glob("[0-9]*.py"))[-1].name.split("_")[0]
-
-
 def require(url: str) -> None:
     """Raise Unready, with what to type, where the inventory is missing or of another version."""
     try:
         found = revision(url)
     except DatabaseError as error:
-        raise Unready(
-            f"The inventory cannot be opened: {error.orig}. Check the setting database_url."
-        ) from error
-    if found is None:
-        raise Unready("There is no inventory yet: make it with `vdc up`.")
-    if found != _head():
-        raise Unready(f"The inventory has schema {found}, this program needs {_head()}: run `vdc up`.")
+        raise unreadable(error.orig) from error
+    require_revision(found)

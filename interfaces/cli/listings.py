@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from vdc.model import domain_name
 from vdc.schema import (
     Datastore,
     Disk,
@@ -27,84 +25,6 @@ from vdc.states import HOLDING
 from vdc.usage import host_loads, tenant_use
 
 Rows = list[dict[str, Any]]
-
-
-def vms(
-    session: Session,
-    *,
-    tenant: str = "",
-    ended: bool = False,
-    ids: Sequence[str] | None = None,
-) -> Rows:
-    """Machines by name; with `ended` also those that failed or are gone."""
-    query = (
-        select(
-            Vm.id,
-            Vm.name,
-            Tenant.name,
-            Vm.state,
-            Vm.desired,
-            Host.name,
-            Vm.vcpu,
-            Vm.memory_mib,
-            Template.name,
-            Vm.created_at,
-            Vm.observed,
-            Vm.observed_at,
-            Vm.ended_at,
-        )
-        .join(Tenant, Tenant.id == Vm.tenant_id)
-        .join(Host, Host.id == Vm.host_id)
-        .join(Template, Template.id == Vm.template_id)
-        .order_by(Vm.name, Vm.created_at)
-    )
-    nics = select(Nic.vm_id, Nic.index, Vnet.name, Nic.address, Nic.mac).join(Vnet, Vnet.id == Nic.vnet_id)
-    disks = select(Disk.vm_id, Disk.index, Datastore.name, Disk.file, Disk.format, Disk.size_mib).join(
-        Datastore, Datastore.id == Disk.datastore_id
-    )
-    if ids is not None:
-        query, nics, disks = (
-            query.where(Vm.id.in_(ids)),
-            nics.where(Nic.vm_id.in_(ids)),
-            disks.where(Disk.vm_id.in_(ids)),
-        )
-    elif not ended:
-        query = query.where(Vm.state.in_(HOLDING))
-    if tenant:
-        query = query.where(Tenant.name == tenant)
-    addresses: dict[str, Rows] = {}
-    for vm_id, _, vnet, address, mac in session.execute(nics.order_by(Nic.vm_id, Nic.index)):
-        addresses.setdefault(vm_id, []).append({"vnet": vnet, "address": address, "mac": mac})
-    of_disks: dict[str, Rows] = {}
-    for vm_id, _, datastore, file, kind, size in session.execute(disks.order_by(Disk.vm_id, Disk.index)):
-        of_disks.setdefault(vm_id, []).append(
-            {"datastore": datastore, "file": file, "format": kind, "size_mib": size}
-        )
-    rows = []
-    for row in session.execute(query):
-        vm_id, name, owner, state, desired, host, vcpu, memory, template, created, seen, seen_at, end = row
-        live = state in HOLDING
-        rows.append(
-            {
-                "id": vm_id,
-                "name": name,
-                "tenant": owner,
-                "state": state,
-                "desired": desired,
-                "host": host if live else None,
-                "domain": domain_name(vm_id) if live else None,
-                "vcpu": vcpu,
-                "memory_mib": memory,
-                "template": template,
-                "addresses": addresses.get(vm_id, []),
-                "disks": of_disks.get(vm_id, []),
-                "created_at": created,
-                "observed": seen,
-                "observed_at": seen_at,
-                "ended_at": end,
-            }
-        )
-    return rows
 
 
 def hosts(session: Session) -> Rows:

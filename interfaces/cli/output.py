@@ -122,10 +122,9 @@ def _text(value: Any) -> str:
         return ",".join(f"{key}={_text(item)}" for key, item in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value)) or "-"
+    text = str(_plain(value) if isinstance(value, Enum) else value)
     # One row, one line, whatever a guest or a host calls itself.
-    return "".join(
-        c if c.isprintable() else "?" for c in str(_plain(value) if isinstance(value, Enum) else value)
-    )
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _fit(widths: list[int], total: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from interfaces.cli import listings
+from interfaces.cli.machines import Rows, machines
 from interfaces.cli.output import (
     human_mib,
     json_option,
@@ -16,7 +16,6 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
-from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import OperationFailed
 from vdc.settings import load
@@ -35,9 +34,7 @@ def group() -> None:
 @json_option
 def list_(tenant: str, ended: bool, as_json: bool) -> None:
     """Machines, by name."""
-    with reading() as session:
-        rows = listings.vms(session, tenant=tenant, ended=ended)
-    _print(rows, as_json)
+    _print(machines(tenant=tenant, ended=ended), as_json)
 
 
 @group.command()
@@ -46,12 +43,14 @@ def list_(tenant: str, ended: bool, as_json: bool) -> None:
 @json_option
 def show(name: str, tenant: str, as_json: bool) -> None:
     """One machine, with its operations."""
+    from interfaces.cli import listings
+    from interfaces.cli.session import reading
     from vdc.claims.terminate import find_vm
 
     with reading() as session:
         vm = find_vm(session, name, tenant)
-        row = listings.vms(session, ids=[vm.id])[0]
-        row["operations"] = listings.operations(session, object_id=vm.id)
+        operations = listings.operations(session, object_id=vm.id)
+    row = machines(vm_id=vm.id, ended=True)[0] | {"operations": operations}
     if as_json:
         print_json(row)
         return
@@ -114,6 +113,7 @@ def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bo
 @json_option
 def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -> None:
     """Remove machines for good, with their disks."""
+    from interfaces.cli.session import writing
     from vdc.claims.terminate import claim_terminate
     from vdc.requests import TerminateRequest
 
@@ -147,7 +147,9 @@ def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool)
 
 
 def _run(load_flow: Any, request: Any, as_json: bool) -> None:
+    from interfaces.cli import listings
     from interfaces.cli.running import run_flow
+    from interfaces.cli.session import reading
 
     failed: OperationFailed | None = None
     try:
@@ -156,7 +158,7 @@ def _run(load_flow: Any, request: Any, as_json: bool) -> None:
         failed, operation_id = error, error.operation_id
     with reading() as session:
         children = listings.operations(session, parent_id=operation_id, limit=None)
-        rows = listings.vms(session, ids=[c["object_id"] for c in children])
+    rows = machines(batch=operation_id, ended=True)
     errors = {c["object_id"]: c["error"] for c in children}
     for row in rows:
         row["error"] = errors[row["id"]]
@@ -168,7 +170,7 @@ def _run(load_flow: Any, request: Any, as_json: bool) -> None:
     _print(rows, as_json)
 
 
-def _print(rows: listings.Rows, as_json: bool, *, error: bool = False) -> None:
+def _print(rows: Rows, as_json: bool, *, error: bool = False) -> None:
     if as_json:
         print_json(rows)
         return
@@ -178,6 +180,7 @@ def _print(rows: listings.Rows, as_json: bool, *, error: bool = False) -> None:
 
 
 def _plan_deploy(request: Any) -> dict[str, Any]:
+    from interfaces.cli.session import writing
     from vdc.claims.deploy import claim_deploy
 
     with writing(commit=False) as session:
