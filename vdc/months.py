@@ -43,6 +43,10 @@ class Month:
     def following(self) -> Month:
         return Month(self.year + self.month // 12, self.month % 12 + 1)
 
+    @property
+    def preceding(self) -> Month:
+        return Month(self.year - (self.month == 1), (self.month - 2) % 12 + 1)
+
     def window(self, zone: str) -> Window:
         """From its first local midnight to that of the following month."""
         begin, end = (datetime(m.year, m.month, 1, tzinfo=ZoneInfo(zone)) for m in (self, self.following))

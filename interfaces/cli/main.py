@@ -30,6 +30,7 @@ NOUNS = {
     "tenant": "Tenants",
     "group": "Affinity groups of machines",
     "vm": "Machines: deploy, list, show, terminate",
+    "bill": "What tenants owe: preview, month, list, show",
     "operation": "What was done, by whom, with what outcome",
     "lab": "Real hypervisor hosts on this machine, to try things on",
 }
@@ -40,6 +41,7 @@ COMMANDS = {
     "down": ("control", "Take the Prefect server out of service; machines run on"),
     "status": ("control", "Say what is in service"),
     "reconcile": ("reconcile", "Compare hosts and inventory, and converge"),
+    "usage": ("usage", "What tenants used in the running month, with a forecast to its end"),
 }
 """Command -> (file that has a click.Command of that name, its help)."""
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Columns, *, empty: s
     terminal = sys.stdout.isatty()
     if terminal:
         _fit(widths, shutil.get_terminal_size().columns)
-    right = [all(isinstance(row.get(key), (int, float, type(None))) for row in rows) for key, _ in named]
+    right = [
+        all(isinstance(row.get(key), (int, float, Decimal, type(None))) for row in rows) for key, _ in named
+    ]
     lines = []
     for number, line in enumerate(cells):
         parts = []
@@ -104,7 +107,7 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    if isinstance(value, Path):
+    if isinstance(value, (Path, Decimal)):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 

@@ -1,0 +1,27 @@
+"""Issue the bills of a month that is over."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.batches import claimed, fenced, recorded
+from tasks.billing import draft_bills, tariff_of
+from vdc.access import actor
+from vdc.billing import Issued, claim_bills, record_bills
+from vdc.requests import BillRequest
+
+
+@flow(name="bill", flow_run_name="bill {request.month} {request.tenant}", **flow_options())
+def bill(request: BillRequest) -> list[Issued]:
+    """Count what each tenant used, price it, number the bills and keep them; what is issued stays as it is.
+
+    Returns a line for each tenant. Raises Refused where the month cannot be closed.
+    """
+    tariff = tariff_of(request.tariff)
+    claim = claimed(claim_bills, request)
+    if claim.claim is None:
+        return list(claim.issued)
+    with fenced(claim.claim):
+        drafts = draft_bills(claim, tariff)
+    return recorded(record_bills, claim, drafts, actor())

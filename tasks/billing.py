@@ -1,0 +1,32 @@
+"""Bills as tasks: they read events and make drafts; the flow writes them down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from reports.bill import bills
+from reports.usage import read_events
+from tasks.environment import environment
+from vdc.billing import BillsClaim, Draft
+from vdc.inventory import read_session
+from vdc.months import Window
+from vdc.tariff import Tariff, load_tariff
+
+
+def tariff_of(file: str) -> Tariff:
+    """The tariff in `file`, or the site's list prices where none is named. Raises Invalid."""
+    return load_tariff(Path(file)) if file else environment().settings.prices
+
+
+@task(name="draft-bills", task_run_name="draft bills", cache_policy=NO_CACHE, persist_result=False)
+def draft_bills(claim: BillsClaim, tariff: Tariff) -> list[Draft]:
+    """A draft for each of the claim's tenants that used anything in the month."""
+    windows = [tenant.window(claim.month) for tenant in claim.tenants]
+    widest = Window(min(w.begin for w in windows), max(w.end for w in windows))
+    with read_session(environment().url) as session:
+        events = read_events(session, [t.tenant_id for t in claim.tenants], widest)
+    drafts = bills(events, list(claim.tenants), claim.month, tariff, site=claim.site)
+    return [draft for draft in drafts if draft.document["lines"]]
