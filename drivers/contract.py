@@ -21,6 +21,8 @@ from vdc.model import (
     DomainSpec,
     HostFacts,
     ImageSpec,
+    InstanceSeen,
+    LaunchSpec,
     NicSpec,
     StorageUse,
     VnetSpec,
@@ -134,3 +136,31 @@ class Network(Protocol):
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
         """Remove ports that no domain uses any more."""
+
+
+class Cloud(Protocol):
+    """A provider's region. Instances carry tags of ours (machine, site, tenant, token) from their launch on.
+
+    Raises, beside the above: `Throttled` where the provider asks for a slower pace, `NoCapacity` where it
+    has no such instance to give now (another type or zone may do).
+    """
+
+    def check_image(self, ami: str) -> None:
+        """Prove that the endpoint answers, that we may ask, and that the image is there.
+
+        Raises NotFound where it is not.
+        """
+
+    def ensure_launched(self, spec: LaunchSpec) -> InstanceSeen:
+        """Start an instance, or find the one that this token has started. One call, never repeated here."""
+
+    def read_instances(self, site: str) -> list[InstanceSeen]:
+        """All instances of the site, those that are gone left out."""
+
+    def read_instance(self, instance_id: str) -> InstanceSeen | None:
+        """One instance; None where the cloud does not know it (any more)."""
+
+    def find_instances(self, vm_id: str) -> list[InstanceSeen]:
+        """The instances of one machine (there should be one), those that are gone left out."""
+
+    def ensure_terminated(self, instance_id: str) -> bool: ...

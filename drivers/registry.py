@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from drivers.contract import (
     Access,
+    Cloud,
     Datastore,
     DatastoreCapabilities,
     Hypervisor,
@@ -35,6 +36,11 @@ NETWORKS: Mapping[str, str] = {
     "vlan": "drivers.network.vlan:network",
     "bridge": "drivers.network.bridge:network",
     "simulated": "drivers.simulated:network",
+}
+
+CLOUDS: Mapping[str, str] = {
+    "ec2": "drivers.cloud.ec2:cloud",
+    "simulated": "drivers.simulated.cloud:cloud",
 }
 
 _objects: dict[tuple[object, ...], Any] = {}
@@ -66,6 +72,12 @@ def network(uri: str, host: HostRef, access: Access) -> Network:
     return cast(Network, _driver("network", NETWORKS, uri, host, access))
 
 
+def cloud(uri: str, access: Access) -> Cloud:
+    """The cloud that `uri` names. Raises Invalid for an unknown scheme or a malformed URI."""
+    # The key's host is empty: a cloud is reached from here.
+    return cast(Cloud, _driver("cloud", CLOUDS, uri, HostRef("", uri), access))
+
+
 def _module(noun: str, known: Mapping[str, str], uri: str) -> tuple[ModuleType, str]:
     scheme = urlsplit(uri).scheme
     if scheme not in known:
@@ -88,9 +100,15 @@ def _driver(noun: str, known: Mapping[str, str], uri: str, host: HostRef, access
         if found is None:
             module, function = _module(noun, known, uri)
             factory = getattr(module, function)
-            found = factory(host, access) if noun == "host" else factory(uri, host, access)
+            found = _make(factory, noun, uri, host, access)
             _objects[key] = found
         return found
+
+
+def _make(factory: Any, noun: str, uri: str, host: HostRef, access: Access) -> Any:
+    if noun == "host":
+        return factory(host, access)
+    return factory(uri, access) if noun == "cloud" else factory(uri, host, access)
 
 
 def _after_fork() -> None:

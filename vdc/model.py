@@ -7,6 +7,7 @@ id alone, so that what belongs to a machine can be found, or removed, without me
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 
 def domain_name(vm_id: str) -> str:
@@ -108,6 +109,56 @@ class ContextSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """An instance type in a zone, and what an hour of it costs in the cloud's currency."""
+
+    instance_type: str
+    zone: str
+    price_per_hour: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPlace:
+    """Where a machine runs that our hosts could not take. `offers` are tried in this order."""
+
+    name: str
+    uri: str
+    ami: str
+    offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """One attempt to start an instance. The same token with the same values never starts a second one."""
+
+    token: str
+    ami: str
+    instance_type: str
+    zone: str
+    vm_id: str
+    vm_name: str
+    tenant: str
+    site: str
+    user_data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSeen:
+    """An instance as its cloud describes it; `vm_id`, `site` and `token` are the tags of ours."""
+
+    instance_id: str
+    state: str
+    """`pending`, `running`, `stopped`, or `gone`; what is on the way to a state counts as in it."""
+    instance_type: str
+    zone: str
+    address: str = ""
+    """Public if it has such a one, else private; empty while there is none."""
+    vm_id: str = ""
+    site: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class VmSpec:
     """All that is needed to make one machine on one host, or to remove it."""
 
@@ -125,6 +176,8 @@ class VmSpec:
     seed_file: str
     start: str = "running"
     """State after deployment: `running`, `paused` or `stopped`."""
+    cloud: CloudPlace | None = None
+    """Set for a machine in a cloud: it has no disk or card of ours, and its host is called NAME/ZONE."""
 
     @property
     def domain(self) -> str:

@@ -131,6 +131,16 @@ class Simulation:
     def datastore_uri(self, name: str = "shared") -> str:
         return uri(self.path, "datastore", name)
 
+    def add_cloud(self, name: str) -> str:
+        """A cloud without instances; returns its URI. `host_down` makes it unreachable."""
+        self.add_hosts([host_facts(name)])
+        return uri(self.path, "cloud", name)
+
+    def instances(self) -> list[tuple[str, str, str, str]]:
+        """(id, state, type, machine's id) of all instances that there ever were."""
+        rows = self._all("SELECT id, state, type, vm_id FROM instances ORDER BY id")
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
+
     def network_uri(self, switch: str = "trunk0") -> str:
         return uri(self.path, "switch", switch)
 
@@ -262,8 +272,9 @@ class Simulation:
         self, call: str, host: str | None, at: int | None, times: int, error: str, moment: str
     ) -> None:
         kind = getattr(vdc.errors, error, None)
-        if error != "DriverFailure" and not (isinstance(kind, type) and issubclass(kind, Transient)):
-            raise Invalid(f"error={error!r}: drivers raise DriverFailure, HostUnreachable, TimedOut or Busy.")
+        known = error in ("DriverFailure", "NoCapacity")
+        if not known and not (isinstance(kind, type) and issubclass(kind, Transient)):
+            raise Invalid(f"error={error!r}: drivers raise DriverFailure, NoCapacity, or a transient error.")
         with self._db.transaction() as db:
             db.execute(
                 "INSERT INTO faults(call, host, at, times, error, moment) VALUES (?, ?, ?, ?, ?, ?)",

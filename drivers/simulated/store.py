@@ -45,6 +45,12 @@ CALLS = (
     "network.ensure_network",
     "network.read_ports",
     "network.ensure_ports_removed",
+    "cloud.check_image",
+    "cloud.ensure_launched",
+    "cloud.read_instances",
+    "cloud.find_instances",
+    "cloud.read_instance",
+    "cloud.ensure_terminated",
 )
 """Names of calls in the log; faults, latencies and gates also take the part after the dot, or `*` for all."""
 
@@ -85,6 +91,12 @@ CREATE TABLE domains(
     host TEXT NOT NULL, name TEXT NOT NULL, uuid TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
     state TEXT NOT NULL, spec TEXT NOT NULL, PRIMARY KEY (host, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX domain_uuid ON domains(host, uuid);
+-- A cloud is in `hosts` too: it answers, or does not, as one does.
+CREATE TABLE instances(
+    cloud TEXT NOT NULL, id TEXT NOT NULL, token TEXT NOT NULL, spec TEXT NOT NULL, type TEXT NOT NULL,
+    zone TEXT NOT NULL, state TEXT NOT NULL, address TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
+    PRIMARY KEY (cloud, id)) WITHOUT ROWID;
+CREATE UNIQUE INDEX instance_token ON instances(cloud, token);
 CREATE TABLE latencies(
     call TEXT NOT NULL, host TEXT NOT NULL, seconds REAL NOT NULL, jitter REAL NOT NULL,
     PRIMARY KEY (call, host)) WITHOUT ROWID;
@@ -105,7 +117,7 @@ CREATE TABLE log(
 
 
 def uri(path: Path, kind: str, name: str) -> str:
-    """`simulated:///abs/path/dc.db?host=h1`; `kind` is `host`, `datastore` or `switch`."""
+    """`simulated:///abs/path/dc.db?host=h1`; `kind` is `host`, `datastore`, `switch` or `cloud`."""
     return f"simulated://{quote(str(path.resolve()))}?{kind}={quote(name)}"
 
 
