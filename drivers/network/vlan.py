@@ -20,18 +20,6 @@ TRUST_S = 30.0
 """How long a bridge that was seen with its uplink is taken to be so."""
 _VSCTL = ("ovs-vsctl", "--timeout=10")
 
-_REMOVE = """
-set -eu
-bridge=$1; shift
-ports=$(ovs-vsctl --timeout=10 list-ports "$bridge")
-for port; do
-  if printf '%s\\n' "$ports" | grep -qxF -- "$port"; then
-    ovs-vsctl --timeout=10 -- --if-exists del-port "$bridge" "$port"
-    echo "$port"
-  fi
-done
-"""
-
 
 class VlanNetwork:
     """The Open vSwitch bridge of one host."""
@@ -74,8 +62,12 @@ class VlanNetwork:
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
         if not devices:
             return False
-        argv = ["sh", "-c", _REMOVE, "sh", self._bridge, *(switch.ours(device) for device in devices)]
-        return bool(self._ssh.run(argv, what=f"removing ports from bridge {self._bridge}"))
+        # One transaction and one process: it prints the names of those that are there, and removes them.
+        argv = [*_VSCTL]
+        for port in map(switch.ours, devices):
+            argv += ["--", "--if-exists", "get", "Port", port, "name"]
+            argv += ["--", "--if-exists", "del-port", self._bridge, port]
+        return bool(self._ssh.run(argv, what=f"removing ports from bridge {self._bridge}").strip())
 
     def _ports(self) -> list[str]:
         argv = [*_VSCTL, "list-ports", self._bridge]
