@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from vdc.billing import Issued
 from vdc.reconciliation import Finding
-from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest, TerminateRequest
+from vdc.requests import (
+    BillRequest,
+    DeployRequest,
+    EnrollHostRequest,
+    ImportImageRequest,
+    MigrateRequest,
+    TerminateRequest,
+)
 
 
 def deploy(**request: Any) -> str:
@@ -41,3 +49,9 @@ def enroll_host(**request: Any) -> str:
 def deploy_request(request: dict[str, Any]) -> str:
     """For processes: arguments that can be pickled."""
     return deploy(**request)
+
+
+def bill(month: str, tenant: str = "", tariff: str = "") -> list[Issued]:
+    from flows.bill import bill as flow
+
+    return flow(BillRequest(month=month, tenant=tenant, tariff=tariff))
