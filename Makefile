@@ -38,5 +38,5 @@ lint: setup  ## style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## measure deployments against the bare floor (needs root); writes bench/*.csv
+bench: setup  ## measure deployments against the bare floor (needs root); writes build/bench/results.csv
 	$(BIN)/python -m deployments.bench

@@ -28,14 +28,18 @@ def vdc(*arguments: str, environment: dict[str, str] | None = None) -> Ran:
 
 
 def python(*arguments: str, environment: dict[str, str] | None = None) -> Ran:
-    """Run this interpreter, in the checkout. Raises OperationFailed where it fails."""
+    """Run this interpreter, in the checkout. Raises OperationFailed where it fails.
+
+    With compiled modules, as users have them, also where this environment asks for none.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as output:
         begun = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdout=output,
             cwd=CHECKOUT,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.monotonic() - begun
