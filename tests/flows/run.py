@@ -11,7 +11,6 @@ from vdc.requests import (
     DeployRequest,
     EnrollHostRequest,
     ImportImageRequest,
-    MigrateRequest,
     TerminateRequest,
 )
 
