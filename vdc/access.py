@@ -5,7 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 
+SCHEDULE = "schedule"
+PREFECT_UI = "prefect-ui"
+"""Whoever reaches Prefect's UI or API: an administrator."""
+
 
 def actor() -> str:
-    """Who asked: the operating-system user, or what a worker or a schedule sets in `VDC_ACTOR`."""
+    """Who asked: the operating-system user, or whom `VDC_ACTOR` names (see deployments/control/engine)."""
     return os.environ.get("VDC_ACTOR") or getpass.getuser()

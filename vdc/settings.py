@@ -30,12 +30,18 @@ class Settings:
     """Port of the Prefect server that `vdc up` starts on 127.0.0.1."""
     prefect_api_url: str = ""
     """Set to use a Prefect server of one's own instead."""
+    worker_limit: int = 4
+    """How many flow runs from the Prefect UI and from schedules run at once; 0: `vdc up` starts no worker."""
     per_host_concurrency: int = 4
     """How many machines are made or removed on one host at the same time, per process."""
     operation_lease_s: float = 60.0
     """An operation without heartbeat for this long may be taken over, also from an owner not proved dead."""
     connect_timeout_s: float = 10.0
     call_timeout_s: float = 60.0
+    migration_timeout_s: float = 600.0
+    """A migration that takes longer is aborted: the machine stays where it is."""
+    peer_scheme: str = "qemu+ssh"
+    """How one host's libvirt reaches another's: qemu+ssh, qemu+tls, or qemu+tcp on a closed network."""
     retries: int = 3
     """How often a task retries a transient failure."""
     retry_delay_s: float = 1.0

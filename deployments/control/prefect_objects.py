@@ -1,4 +1,4 @@
-"""What the datacenter keeps in Prefect: a work pool, and an automation that notices dead flow runs.
+"""What the datacenter keeps in Prefect: work pool, deployments, an automation that notices dead flow runs.
 
 Run as a program (`python -m deployments.control.prefect_objects`): importing Prefect takes longer than a
 second `vdc up` may, so `ensure_objects` asks over HTTP first and starts it only where something is missing.
@@ -10,10 +10,11 @@ import os
 import subprocess
 import sys
 import urllib.error
-from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from deployments import catalogue
+from deployments.catalogue import WORK_POOL
 from deployments.control.health import call
 from deployments.control.prefect_env import HEARTBEAT_S, client_env
 from vdc.errors import DriverFailure
@@ -21,15 +22,15 @@ from vdc.settings import CHECKOUT, Settings
 
 if TYPE_CHECKING:
     from prefect.automations import AutomationCore
+    from prefect.client.orchestration import SyncPrefectClient
 
-WORK_POOL = "vdc"
 CRASH_AUTOMATION = "vdc: crash flow runs without heartbeat"
 SILENCE_S = 2 * HEARTBEAT_S
 """One lost heartbeat is none."""
 
 
 def objects_present(settings: Settings) -> bool:
-    """Whether all of them are there, without importing Prefect."""
+    """Whether all of them are there, as this checkout has them, without importing Prefect."""
     try:
         call(settings, f"/work_pools/{WORK_POOL}")
     except urllib.error.HTTPError as error:
@@ -37,7 +38,9 @@ def objects_present(settings: Settings) -> bool:
             raise
         return False
     found = call(settings, "/automations/filter", {"automations": {"name": {"any_": [CRASH_AUTOMATION]}}})
-    return bool(found)
+    ours = call(settings, "/deployments/filter", {"deployments": {"tags": {"all_": [catalogue.TAG]}}})
+    seen = {deployment["name"]: deployment["version"] for deployment in ours}
+    return bool(found) and seen == {row.flow: catalogue.version() for row in catalogue.CATALOGUE}
 
 
 def ensure_objects(settings: Settings) -> bool:
@@ -57,7 +60,7 @@ def ensure_objects(settings: Settings) -> bool:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise DriverFailure(
-            f"The Prefect server at {settings.api_url} did not take work pool and automation: {last[0]}",
+            f"The Prefect server at {settings.api_url} did not take work pool and deployments: {last[0]}",
             command="prefect_objects",
             stderr=done.stderr,
         )
@@ -98,23 +101,39 @@ def _crash_automation() -> AutomationCore:
     )
 
 
-def main() -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
+def _job_template() -> dict[str, Any]:
+    """Prefect's for processes, with our engine: run in the directory of the worker, which is its checkout."""
     from prefect.workers.process import ProcessWorker
 
-    pool = WorkPoolCreate(
-        name=WORK_POOL,
-        type="process",
-        description="Flow runs started from the Prefect UI or by schedule.",
-        base_job_template=ProcessWorker.get_default_base_job_template(),
-    )
+    template = ProcessWorker.get_default_base_job_template()
+    variables = template["variables"]["properties"]
+    variables["command"]["default"] = "python -m deployments.control.engine"
+    variables["working_dir"]["default"] = "."
+    return template
+
+
+def _apply_work_pool(client: SyncPrefectClient) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    what: dict[str, Any] = {
+        "description": "Flow runs started from the Prefect UI or by schedule.",
+        "base_job_template": _job_template(),
+    }
+    try:
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", **what))
+    except ObjectAlreadyExists:
+        client.update_work_pool(WORK_POOL, WorkPoolUpdate(**what))
+
+
+def main() -> None:
+    from prefect.client.orchestration import get_client
+
     with get_client(sync_client=True) as client:
-        with suppress(ObjectAlreadyExists):
-            client.create_work_pool(pool)
+        _apply_work_pool(client)
         if not client.read_automations_by_name(CRASH_AUTOMATION):
             client.create_automation(_crash_automation())
+        catalogue.apply(client)
 
 
 if __name__ == "__main__":

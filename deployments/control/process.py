@@ -1,7 +1,8 @@
 """A process that outlives its starter, found again without ever mistaking another one for it.
 
 A process id alone is recycled by the kernel: the pid file also holds the boot and the start time, and a
-process is ours only while all three agree.
+process is ours only while all three agree. What it has started is known by a variable in its environment,
+also when the process itself is dead.
 """
 
 from __future__ import annotations
@@ -11,8 +12,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
+
+from vdc.errors import Conflict
+
+MARK = "VDC_DAEMON"
+"""Variable that a daemon and all its descendants have in their environment: the daemon's pid file."""
 
 
 def start_time(pid: int) -> int | None:
@@ -53,57 +61,67 @@ class Daemon:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
-                env=dict(env),
+                env={**env, MARK: str(self.pid_file)},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        started = start_time(process.pid)
-        content = json.dumps({"pid": process.pid, "start_time": started, "boot_id": boot_id()})
+        self._remember(process.pid)
+        return process
+
+    def become(self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> NoReturn:
+        """Turn this process into the daemon, in the foreground: for a supervisor such as systemd.
+
+        Raises Conflict where it runs already.
+        """
+        if (pid := self.pid()) is not None:
+            raise Conflict(f"It runs already, as process {pid} ({self.pid_file}): `vdc down` stops it.")
+        self.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        self._remember(os.getpid())
+        os.chdir(cwd)
+        os.execve(command[0], list(command), {**env, MARK: str(self.pid_file)})  # noqa: S606 (no shell wanted)
+
+    def _remember(self, pid: int) -> None:
+        content = json.dumps({"pid": pid, "start_time": start_time(pid), "boot_id": boot_id()})
         # Whole or not at all: a half-written file would lose the process.
         draft = self.pid_file.with_suffix(".new")
         draft.write_text(content)
         draft.replace(self.pid_file)
-        return process
 
     def stop(self, *, patience_s: float) -> bool:
-        """End the process and its children: TERM, then KILL after `patience_s`. False if there was none."""
-        pid = self.pid()
-        if pid is None:
-            self.pid_file.unlink(missing_ok=True)
-            return False
-        # It leads its own session, so its process group holds it, its children and nobody else.
+        """End the process and its descendants: TERM, then KILL after `patience_s`. False if there was none.
+
+        Descendants are ended also where the process itself is dead.
+        """
+        found = False
         for signal_number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 10.0)):
-            try:
-                os.killpg(pid, signal_number)
-            except ProcessLookupError:
-                break
-            if _wait_gone(pid, wait_s):
-                break
+            deadline, told = time.monotonic() + wait_s, set[int]()
+            while (living := self._living()) and time.monotonic() < deadline:
+                found = True
+                for pid in living - told:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal_number)
+                told |= living
+                time.sleep(0.05)
         self.pid_file.unlink(missing_ok=True)
-        return True
+        return found
+
+    def _living(self) -> set[int]:
+        """The process, and whatever has our mark."""
+        mark, pid = f"{MARK}={self.pid_file}".encode(), self.pid()
+        marked = {other for other, environ in _environs() if mark in environ.split(b"\0")}
+        return marked if pid is None else marked | {pid}
 
 
-def _wait_gone(group: int, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while _group_alive(group):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _group_alive(group: int) -> bool:
-    """Whether any process but a zombie is in the process group."""
+def _environs() -> Iterator[tuple[int, bytes]]:
+    """The processes of this machine with their environments, those that we may see."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+            # A zombie's is empty.
+            yield int(entry.name), (entry / "environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if int(fields[2]) == group and fields[0] not in "ZX":
-            return True
-    return False

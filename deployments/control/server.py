@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from deployments.control.health import answers, server_daemon
 from deployments.control.prefect_env import server_env
 from vdc.errors import Conflict, TimedOut, Unready, VdcError
-from vdc.settings import Settings
+from vdc.settings import CHECKOUT, Settings
 
 START_DEADLINE_S = 300.0
 """14 s on a quiet machine, where the first start also makes Prefect's database; 114 s at a load of 11."""
@@ -62,7 +63,7 @@ def ensure_started(settings: Settings, report: Report = lambda _: None) -> bool:
                 f"No Prefect server answers at {settings.api_url}: check the setting prefect_api_url."
             )
         return False
-    with _alone(settings):
+    with alone(settings):
         daemon = server_daemon(settings)
         found = daemon.pid() is not None
         if found and answers(settings):
@@ -82,20 +83,37 @@ def ensure_started(settings: Settings, report: Report = lambda _: None) -> bool:
 
 def ensure_stopped(settings: Settings) -> bool:
     """Stop the server that `ensure_started` started. True where this call did it."""
-    with _alone(settings):
+    with alone(settings):
         return server_daemon(settings).stop(patience_s=STOP_PATIENCE_S)
+
+
+def become(settings: Settings) -> NoReturn:
+    """Turn this process into the server. Raises Conflict where it runs, or somebody else has the port."""
+    _require_free_port(settings)
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    server_daemon(settings).become(_command(settings), env=server_env(settings), cwd=settings.prefect_home)
+
+
+def wait_until_well(settings: Settings) -> None:
+    """Wait for a server that somebody else starts. Raises TimedOut."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    while not answers(settings):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"No Prefect server answered at {settings.api_url} in {START_DEADLINE_S:.0f} s.")
+        time.sleep(0.5)
 
 
 def _command(settings: Settings) -> list[str]:
     # What `prefect server start` runs, without its command line around it: half the memory and 2 s less.
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "deployments.control.app:create_app"]
+    command += ["--app-dir", str(CHECKOUT)]
     # Each event of a task run is a small message over loopback: not worth compressing.
     command += ["--no-access-log", "--ws-per-message-deflate", "false"]
     return [*command, "--host", "127.0.0.1", "--port", str(settings.prefect_port)]
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
     """Two `vdc up` at the same time: the second waits for the first, then finds its server."""
     lock = settings.home / "run" / "control.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -14,16 +14,14 @@ from vdc.settings import Settings, load
 @json_option
 def up(as_json: bool) -> None:
     """Put the control plane into service; what is there already is left alone."""
-    from deployments.control import prefect_objects, server
-    from drivers.ssh_files import ensure_ssh_files
-    from vdc import inventory
+    from deployments.control import prefect_objects, server, worker
+    from deployments.control.service import prepare
 
     settings = load()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    inventory.migrate(settings.inventory_url)
-    ensure_ssh_files(settings.ssh_dir)
+    prepare(settings)
     started = server.ensure_started(settings, note)
     prefect_objects.ensure_objects(settings)
+    started |= worker.ensure_started(settings)
     if as_json:
         print_json(_status(settings))
         return
@@ -33,10 +31,14 @@ def up(as_json: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Take the Prefect server out of service. Machines, hosts and inventory stay as they are."""
-    from deployments.control import server
+    """Take worker and Prefect server out of service. Machines, hosts and inventory stay as they are."""
+    from deployments.control import server, worker
 
-    if server.ensure_stopped(load()):
+    settings = load()
+    # The server last: flow runs that are stopped say so to it.
+    if worker.ensure_stopped(settings):
+        print_line("The worker is stopped; `vdc reconcile` finishes what its flow runs left open.")
+    if server.ensure_stopped(settings):
         print_line("The Prefect server is stopped.")
     else:
         print_line("No Prefect server of ours was running.")
@@ -50,19 +52,28 @@ def status(as_json: bool) -> None:
     if as_json:
         print_json(seen)
         return
-    server, inventory = seen["server"], seen["inventory"]
+    server, worker, inventory = seen["server"], seen["worker"], seen["inventory"]
     pid = f", pid {server['pid']}" if server["pid"] else ""
     print_line(f"Prefect server: {'up' if server['up'] else 'down'} ({server['url']}{pid})")
     if server["up"]:
         print_line(f"Prefect UI:     {server['ui_url']}")
+    print_line(f"Worker:         {_say_worker(worker)}")
     print_line(
         f"Inventory:      {inventory['url']} ({inventory['problem'] or 'schema ' + inventory['revision']})"
     )
     if not inventory["problem"]:
         counts = f"{seen['hosts']} hosts, {seen['vms']} vms, {seen['open_operations']} open operations"
         print_line(f"Datacenter:     {counts}")
-    if not server["up"] or inventory["problem"]:
+    if not server["up"] or inventory["problem"] or (worker["limit"] and not worker["up"]):
         note("Start it with `vdc up`.")
+
+
+def _say_worker(worker: dict[str, Any]) -> str:
+    if worker["up"]:
+        return f"up (pid {worker['pid']}, {worker['limit']} flow runs at once)"
+    if not worker["limit"]:
+        return "none (worker_limit is 0)"
+    return "down: nothing runs that the Prefect UI or a schedule asks for"
 
 
 def _status(settings: Settings) -> dict[str, Any]:
@@ -70,13 +81,15 @@ def _status(settings: Settings) -> dict[str, Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from deployments.control.server import read_status
+    from deployments.control.worker import read_status as read_worker
     from vdc import inventory
     from vdc.errors import Unready
 
-    server = read_status(settings)
+    server, worker = read_status(settings), read_worker(settings)
     url = settings.inventory_url
     seen: dict[str, Any] = {
         "server": {"up": server.up, "url": server.url, "ui_url": server.ui_url, "pid": server.pid},
+        "worker": {"up": worker.pid is not None, "pid": worker.pid, "limit": worker.limit},
         "inventory": {
             "url": make_url(url).render_as_string(hide_password=True),
             "revision": None,

@@ -1,0 +1,90 @@
+"""All flows as Prefect deployments: one row each. `vdc up` applies it (deployments/control/prefect_objects).
+
+A deployment says only where the flow is in the code. Settings, secrets among them, are not kept in Prefect: a
+flow run has those of the worker that runs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdc.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+WORK_POOL = "vdc"
+TAG = "vdc"
+"""Deployments with this tag are ours; others in the work pool are left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    flow: str
+    """Name of the flow, and of its deployment."""
+    entrypoint: str
+    cron: str = ""
+    """When it is due, in UTC; empty: only when asked for."""
+    single: bool = False
+    """At most one run at a time; another one is cancelled at once, as it would find nothing left to do."""
+
+
+CATALOGUE = (
+    Row("deploy", "flows.deploy.deploy"),
+    Row("terminate", "flows.terminate.terminate"),
+    Row("enroll-host", "flows.enroll_host.enroll_host"),
+    Row("import-image", "flows.import_image.import_image"),
+    Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),
+)
+
+
+@lru_cache(maxsize=1)
+def version() -> str:
+    """Changes whenever what Prefect knows of the flows may have changed: names, forms, schedules."""
+    files = [*(CHECKOUT / "flows").glob("*.py"), CHECKOUT / "vdc" / "requests.py"]
+    files += [Path(__file__), CHECKOUT / "deployments" / "control" / "prefect_objects.py"]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def apply(client: SyncPrefectClient) -> None:
+    """Create or update every deployment; remove those of ours that are no longer in the catalogue."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    found = {d.name: d for d in client.read_deployments(deployment_filter=ours)}
+    for row in CATALOGUE:
+        before = found.pop(row.flow, None)
+        # A schedule that the operator has switched off stays off.
+        _apply(row, active=before is None or all(s.active for s in before.schedules))
+    for gone in found.values():
+        client.delete_deployment(gone.id)
+
+
+def _apply(row: Row, *, active: bool) -> None:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.schedules import Cron
+
+    options: dict[str, Any] = {}
+    if row.single:
+        options["concurrency_limit"] = ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        )
+    deployment = RunnerDeployment.from_entrypoint(
+        row.entrypoint,
+        name=row.flow,
+        tags=[TAG],
+        version=version(),
+        schedules=[Cron(row.cron, timezone="UTC", slug=row.flow, active=active)] if row.cron else [],
+        enforce_parameter_schema=True,
+        work_pool_name=WORK_POOL,
+        **options,
+    )
+    deployment.apply()

@@ -1,0 +1,33 @@
+"""One flow run of a worker: Prefect's own engine, with our settings, loggers and actor.
+
+The work pool's command. The worker gives the flow run's id in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+from uuid import UUID
+
+from deployments.control import prefect_env
+from vdc.access import PREFECT_UI, SCHEDULE
+from vdc.settings import load
+
+
+def main() -> None:
+    prefect_env.apply(load())
+    os.environ["VDC_ACTOR"] = _actor(UUID(os.environ["PREFECT__FLOW_RUN_ID"]))
+    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+
+
+def _actor(flow_run_id: UUID) -> str:
+    """Who asked: not from a parameter or a variable of the run, as both can be typed into a form."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run_id)
+    return SCHEDULE if run.auto_scheduled else PREFECT_UI
+
+
+if __name__ == "__main__":
+    main()
