@@ -5,10 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
-from tasks.batches import claimed, conclude, fenced
+from tasks.batches import claimed, conclude, fenced, read
+from tasks.cloud_check import ask_clouds
 from tasks.environment import environment
 from tasks.fanout import Recorder, act_on_each
 from tasks.machines import provision_vm, teardown_vm
+from vdc.claims.burst import questions
 from vdc.claims.deploy import claim_deploy
 from vdc.records import record_failed, record_provisioned
 from vdc.requests import DeployRequest
@@ -25,7 +27,10 @@ def deploy(request: DeployRequest) -> str:
     Returns the operation's id. Raises Refused before anything is touched, OperationFailed where a machine
     failed.
     """
-    batch = claimed(claim_deploy, request, prices=environment().settings.prices).batch
+    clouds = ask_clouds(read(questions, request))
+    batch = claimed(
+        claim_deploy, request, prices=environment().settings.prices, clouds=clouds
+    ).batch
     with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
         act_on_each(
             "deploying",

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks.batches import claimed, fenced, read, recorded
+from tasks.clouds import converge_clouds
 from tasks.converging import clean, finish, finish_leaving, observe, recover
 from tasks.environment import environment
 from vdc import reconciliation
@@ -38,5 +39,6 @@ def reconcile() -> list[Finding]:
         findings += recover(differences.recover, since)
         findings += finish_leaving(differences.leaving, since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
+        findings += converge_clouds(places.site, since)
     recorded(close, site)
     return findings

@@ -96,6 +96,13 @@ def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since:
     return findings
 
 
+def clean_clouds(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
+    """Terminate instances of machines that have ended: they run on, and cost."""
+    batch = claimed(reconciliation.claim_machines, "clean", vm_ids, since=since)
+    found = "instance of an ended machine"
+    return _act(batch, "cleaning", teardown_vm, record_cleaned, found, "terminated")
+
+
 def _act(
     batch: Batch | None, what: str, task: Task[..., Any], record: Record, found: str, action: str
 ) -> list[Finding]:

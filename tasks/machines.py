@@ -10,6 +10,7 @@ from prefect import task
 
 from drivers import registry
 from drivers.seed import build_seed
+from tasks import cloud_machines
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
@@ -139,10 +140,14 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
 @task(name="provision-vm", task_run_name="provision {machine.spec.name}", **retrying())
 def provision_vm(machine: Machine, fence: Fence) -> datetime:
     """Make a machine what its spec says, from whatever is there."""
+    if machine.spec.cloud:
+        return run_steps(cloud_machines.provision(machine, fence), machine, fence)
     return run_steps(PROVISION, machine, fence)
 
 
 @task(name="teardown-vm", task_run_name="teardown {machine.spec.name}", **retrying())
 def teardown_vm(machine: Machine, fence: Fence) -> datetime:
     """Remove all of a machine from its host: the way back of a deployment, and a termination."""
+    if machine.spec.cloud:
+        return run_steps(cloud_machines.teardown(machine, fence), machine, fence)
     return run_steps(TEARDOWN, machine, fence)

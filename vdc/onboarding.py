@@ -7,6 +7,7 @@ another one it changes what differs, or refuses where machines stand in the way.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,6 +36,15 @@ class Quota(_Part):
     vcpu: int | None = Field(default=None, ge=0)
     memory_mib: int | None = Field(default=None, ge=0)
     disk_mib: int | None = Field(default=None, ge=0)
+
+
+class BurstLimits(_Part):
+    """Whether its machines may run in clouds; how many at once, and at what price an hour each."""
+
+    allowed: bool = False
+    max_vms: int | None = Field(default=None, ge=0)
+    max_price_per_hour: str | None = None
+    """A decimal number in quotes, in the currency of the site."""
 
 
 class FirstUser(_Part):
@@ -70,6 +80,7 @@ class TenantFile(_Part):
     tenant: str
     time_zone: str = "UTC"
     quota: Quota = Quota()
+    burst: BurstLimits = BurstLimits()
     user: FirstUser
     network: PrivateNetwork
     template: TenantTemplate
@@ -151,7 +162,7 @@ def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> 
 
 def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
     limits = {f"max_{name}": getattr(wanted.quota, name) for name, _ in QUOTA_WORDS}
-    values = limits | {"time_zone": wanted.time_zone}
+    values = limits | {"time_zone": wanted.time_zone} | _burst(wanted.burst)
     tenant = session.scalars(select(Tenant).where(Tenant.name == wanted.tenant)).first()
     if tenant is None:
         tenant = Tenant(id=new_id(), name=wanted.tenant, **values)
@@ -168,6 +179,24 @@ def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
             )
     _change(tenant, f"tenant {tenant.name}", values, changes)
     return tenant
+
+
+def _burst(wanted: BurstLimits) -> dict[str, Any]:
+    price = None
+    if wanted.max_price_per_hour is not None:
+        try:
+            price = Decimal(wanted.max_price_per_hour)
+        except InvalidOperation as error:
+            raise Invalid(
+                f"burst.max_price_per_hour {wanted.max_price_per_hour!r} is no decimal number."
+            ) from error
+        if not price.is_finite() or price <= 0:
+            raise Invalid(f"burst.max_price_per_hour {price} is refused: it must be above 0.")
+    return {
+        "burst_allowed": wanted.allowed,
+        "burst_max_vms": wanted.max_vms,
+        "burst_max_price": price,
+    }
 
 
 def _user(session: Session, wanted: TenantFile, tenant: Tenant, changes: list[str]) -> None:

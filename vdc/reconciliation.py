@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from vdc import operations, specs
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
+from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
 from vdc.model import DomainSeen, HostRef, ImageSpec
@@ -439,4 +440,6 @@ def _usage_event(vm: Vm, claim: Claim, kind: str, at: datetime, host: str) -> Us
         memory_mib=vm.memory_mib,
         disk_mib=sum(d.size_mib for d in spec.disks),
         host=host,
+        provider=PROVIDER if vm.cloud_id else "local",
+        hourly_price=vm.hourly_price,
     )

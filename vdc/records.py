@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from vdc.claims.burst import PROVIDER
 from vdc.model import VmSpec
 from vdc.operations import Claim, close
 from vdc.schema import Disk, Nic, Operation, UsageEvent, Vm, utc_now
@@ -65,29 +66,34 @@ def _close(session: Session, outcomes: Sequence[Outcome]) -> None:
         )
 
 
-def _event(outcome: Outcome, tenant_id: str, kind: str) -> dict[str, Any]:
+def _event(outcome: Outcome, of: Any, kind: str) -> dict[str, Any]:
     spec = outcome.spec
     return {
         "operation_id": outcome.claim.operation_id,
         "vm_id": spec.vm_id,
-        "tenant_id": tenant_id,
+        "tenant_id": of.tenant_id,
         "kind": kind,
         "at": outcome.at,
         "vcpu": spec.vcpu,
         "memory_mib": spec.memory_mib,
         "disk_mib": sum(d.size_mib for d in spec.disks),
-        "host": spec.host.name,
+        # The zone may be another than the one that was claimed: an offer may have had no capacity.
+        "host": f"{spec.cloud.name}/{of.zone}" if spec.cloud else spec.host.name,
+        "provider": PROVIDER if spec.cloud else "local",
+        "hourly_price": of.hourly_price,
     }
 
 
-def _tenants(session: Session, outcomes: Sequence[Outcome]) -> dict[str, str]:
+def _billed(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Who pays for a machine, and what its provider asks."""
     ids = [o.spec.vm_id for o in outcomes]
-    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).all())
+    query = select(Vm.id, Vm.tenant_id, Vm.zone, Vm.hourly_price).where(Vm.id.in_(ids))
+    return {row.id: row for row in session.execute(query)}
 
 
 def _write_events(session: Session, outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
-    tenants = _tenants(session, outcomes)
-    rows = [_event(o, tenants[o.spec.vm_id], kind) for o in outcomes for kind in kinds]
+    billed = _billed(session, outcomes)
+    rows = [_event(o, billed[o.spec.vm_id], kind) for o in outcomes for kind in kinds]
     if rows:
         session.execute(insert(UsageEvent), rows)
 

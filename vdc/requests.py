@@ -36,6 +36,9 @@ class DeployRequest(Request):
         default="running", description="State after deployment."
     )
     atomic: bool = Field(default=False, description="All or none: if one machine fails, take all back.")
+    burst: Literal["never", "when-full"] = Field(
+        default="never", description="Whether what our hosts cannot take may run in a cloud."
+    )
 
 
 class TerminateRequest(Request):

@@ -8,7 +8,7 @@ import click
 
 from interfaces.cli import listings
 from interfaces.cli.output import human_mib, json_option, print_json, print_line, print_table
-from interfaces.cli.session import reading
+from interfaces.cli.session import reading, writing
 
 
 @click.group()
@@ -82,6 +82,26 @@ def import_(file: str, name: str, datastore: str, sha256: str, only_plan: bool, 
         f"Image {name} is ready: {row['format']}, {human_mib(row['virtual_size_mib'])} virtual, "
         f"{human_mib(row['size_mib'])} stored in {row['datastore']}, sha256 {row['sha256']}."
     )
+
+
+@group.command("map-ami")
+@click.argument("image")
+@click.option("--cloud", required=True, help="Name of the cloud.")
+@click.option("--ami", required=True, help="What the image is called there: ami-...")
+def map_ami(image: str, cloud: str, ami: str) -> None:
+    """Say under which AMI an image's content is in a cloud, so that its machines can burst."""
+    from tasks.cloud_check import check_ami
+    from vdc.access import actor
+    from vdc.clouds import map_image
+    from vdc.names import find
+    from vdc.schema import Cloud
+
+    with reading() as session:
+        uri = find(session, Cloud, "cloud", cloud).uri
+    check_ami(uri, ami)
+    with writing() as session:
+        changed = map_image(session, image, cloud, ami, actor=actor())
+    print_line(f"Image {image} is {'' if changed else 'already '}{ami} in {cloud}.")
 
 
 @group.command()

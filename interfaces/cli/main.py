@@ -29,6 +29,7 @@ NOUNS = {
     "vnet": "Virtual networks and their leases",
     "tenant": "Tenants",
     "group": "Affinity groups of machines",
+    "cloud": "Clouds that take machines when our hosts are full",
     "vm": "Machines: deploy, list, show, terminate",
     "bill": "What tenants owe: preview, month, list, show",
     "operation": "What was done, by whom, with what outcome",

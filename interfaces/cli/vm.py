@@ -85,6 +85,13 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     "--start", type=click.Choice(["running", "paused", "stopped"]), default="running", show_default=True
 )
 @click.option("--atomic", is_flag=True, help="All or none: if one machine fails, take all back.")
+@click.option(
+    "--burst",
+    type=click.Choice(["never", "when-full"]),
+    default="never",
+    show_default=True,
+    help="Whether what our hosts cannot take may run in a cloud.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
 def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
@@ -183,8 +190,17 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
     from interfaces.cli.session import writing
     from vdc.claims.deploy import claim_deploy
 
+    answers: dict[str, str] = {}
+    if request.burst != "never":
+        from interfaces.cli.session import reading
+        from tasks.cloud_check import ask_clouds
+        from vdc.claims.burst import questions
+
+        with reading() as session:
+            asked = questions(session, request)
+        answers = ask_clouds(asked)
     with writing(commit=False) as session:
-        claim = claim_deploy(session, request, actor=actor(), prices=load().prices)
+        claim = claim_deploy(session, request, actor=actor(), prices=load().prices, clouds=answers)
     assert claim.plan is not None, "a plan adopts nothing"
     return {
         "machines": [
@@ -200,6 +216,7 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
             for m in claim.batch.machines
         ],
         "placement": claim.plan.placement,
+        "burst": claim.plan.burst,
         "quota_left": claim.plan.quota_left,
         "cost_per_hour": f"{claim.plan.cost_per_hour:.4f}",
         "cost_per_month": str(claim.plan.cost_per_month),
@@ -218,6 +235,8 @@ def _print_deploy_plan(plan: dict[str, Any], as_json: bool) -> None:
     print_line("Hosts:")
     for line in plan["placement"]:
         print_line(f"  {line}")
+    for line in plan["burst"]:
+        print_line(f"Burst: {line}")
     print_line(f"Quota left: {', '.join(plan['quota_left']) or 'no limit'}")
     print_line(
         f"Cost: {plan['cost_per_hour']} {plan['currency']} an hour, "

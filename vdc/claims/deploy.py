@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv4Address
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from vdc import model, specs
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
+from vdc.claims.burst import Burst, choose
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
@@ -49,6 +50,8 @@ class DeployPlan:
     """
 
     placement: tuple[str, ...]
+    burst: tuple[str, ...]
+    """What goes to a cloud, to which type, at what price, and why; empty: nothing."""
     quota_left: tuple[str, ...]
     cost_per_hour: Decimal
     cost_per_month: Decimal
@@ -153,17 +156,36 @@ def _group(session: Session, group: PlacementGroup | None) -> Group | None:
     return Group(group.name, group.policy, frozenset(hosts))
 
 
-def _place(session: Session, request: DeployRequest, what: _Resolved) -> tuple[list[str], tuple[str, ...]]:
+def _place(
+    session: Session, request: DeployRequest, what: _Resolved, clouds: Mapping[str, str]
+) -> tuple[list[str], tuple[str, ...], Burst | None]:
+    """Hosts of the first machines, what the plan says of them, and the cloud of the others."""
     shape = Shape(what.vcpu, what.memory_mib, what.datastore.id, frozenset(v.uri for v in what.vnets))
     hosts = host_loads(session)
-    if not hosts:
+    if not hosts and request.burst == "never":
         raise NoCapacity("There is no host yet: enroll one with `vdc host enroll`.")
     placement = place(request.count, shape, hosts, parse_rank(request.policy), _group(session, what.group))
     host_ids = [host_id for host_id in placement.host_ids if host_id is not None]
     if len(host_ids) < request.count:
         some = f"only {len(host_ids)} of {request.count} machines fit" if host_ids else "no host can take it"
-        raise NoCapacity(f"Not placed: {some}. {'; '.join(placement.said)}.")
-    return host_ids, placement.said
+        full = f"Not placed: {some}. {'; '.join(placement.said)}."
+        if request.burst == "never":
+            raise NoCapacity(full)
+        try:
+            burst = choose(
+                session,
+                request,
+                what.tenant,
+                what.image,
+                vcpu=what.vcpu,
+                memory_mib=what.memory_mib,
+                count=request.count - len(host_ids),
+                answers=clouds,
+            )
+        except NoCapacity as error:
+            raise NoCapacity(f"{full} {error}") from error
+        return host_ids, placement.said, burst
+    return host_ids, placement.said, None
 
 
 def _lease(session: Session, vnet: Vnet, count: int) -> list[IPv4Address]:
@@ -199,13 +221,43 @@ def vnet_spec(vnet: Vnet) -> VnetSpec:
     return VnetSpec(vnet.id, vnet.name, vnet.uri, vnet.vlan_id, vnet.cidr, vnet.gateway, tuple(vnet.dns))
 
 
+def _cloud_spec(what: _Resolved, burst: Burst, site: str, vm_id: str, name: str) -> VmSpec:
+    return VmSpec(
+        vm_id=vm_id,
+        name=name,
+        tenant=what.tenant.name,
+        site=site,
+        host=burst.host,
+        vcpu=what.vcpu,
+        memory_mib=what.memory_mib,
+        disks=(),
+        nics=(),
+        context=ContextSpec(name, tuple(what.template.ssh_keys), what.template.start_script),
+        seed_datastore_uri="",
+        seed_file="",
+        cloud=burst.place,
+    )
+
+
 def _specs(
-    session: Session, request: DeployRequest, what: _Resolved, vm_ids: list[str], host_ids: list[str]
+    session: Session,
+    request: DeployRequest,
+    what: _Resolved,
+    vm_ids: list[str],
+    host_ids: list[str],
+    burst: Burst | None,
 ) -> list[VmSpec]:
+    """Of the machines on hosts first: as many as there are `host_ids`."""
     site = session.scalars(select(Site.id)).one()
     hosts = {h.id: host_ref(h) for h in session.scalars(select(Host).where(Host.id.in_(set(host_ids))))}
     names = _names(session, request, what.tenant, vm_ids)
-    leases = [(vnet_spec(vnet), _lease(session, vnet, len(vm_ids))) for vnet in what.vnets]
+    here = list(zip(vm_ids, names, strict=True))[: len(host_ids)]
+    leases = [(vnet_spec(vnet), _lease(session, vnet, len(here))) for vnet in what.vnets]
+    elsewhere = [
+        _cloud_spec(what, burst, site, vm_id, name)
+        for vm_id, name in list(zip(vm_ids, names, strict=True))[len(host_ids) :]
+        if burst is not None
+    ]
     return [
         VmSpec(
             vm_id=vm_id,
@@ -225,12 +277,27 @@ def _specs(
             seed_file=model.seed_file(vm_id),
             start=request.start,
         )
-        for n, (vm_id, name) in enumerate(zip(vm_ids, names, strict=True))
-    ]
+        for n, (vm_id, name) in enumerate(here)
+    ] + elsewhere
 
 
-def _insert(session: Session, what: _Resolved, made: list[VmSpec], host_ids: list[str]) -> None:
+def _cloud_columns(burst: Burst | None) -> dict[str, object]:
+    if burst is None:
+        return {"cloud_id": None, "instance_type": None, "zone": None, "hourly_price": None}
+    first = burst.first
+    return {
+        "cloud_id": burst.cloud_id,
+        "instance_type": first.instance_type,
+        "zone": first.zone,
+        "hourly_price": first.price_per_hour,
+    }
+
+
+def _insert(
+    session: Session, what: _Resolved, made: list[VmSpec], host_ids: list[str], burst: Burst | None
+) -> None:
     now = utc_now()
+    places = [*host_ids, *[None] * (len(made) - len(host_ids))]
     session.execute(
         insert(Vm),
         [
@@ -248,8 +315,9 @@ def _insert(session: Session, what: _Resolved, made: list[VmSpec], host_ids: lis
                 "memory_mib": spec.memory_mib,
                 "spec": specs.dump(spec),
                 "created_at": now,
+                **_cloud_columns(burst if spec.cloud else None),
             }
-            for spec, host_id in zip(made, host_ids, strict=True)
+            for spec, host_id in zip(made, places, strict=True)
         ],
     )
     session.execute(
@@ -257,15 +325,15 @@ def _insert(session: Session, what: _Resolved, made: list[VmSpec], host_ids: lis
         [
             {
                 "vm_id": spec.vm_id,
-                "index": disk.index,
-                "datastore_id": what.datastore.id,
-                "image_id": what.image.id,
-                "file": disk.file,
-                "format": disk.format,
-                "size_mib": disk.size_mib,
+                "index": 0,
+                # In a cloud the disk is the provider's: it counts in the quota alone.
+                "datastore_id": None if spec.cloud else what.datastore.id,
+                "image_id": None if spec.cloud else what.image.id,
+                "file": "" if spec.cloud else spec.disks[0].file,
+                "format": "" if spec.cloud else spec.disks[0].format,
+                "size_mib": what.disk_mib,
             }
             for spec in made
-            for disk in spec.disks
         ],
     )
     nics = [
@@ -290,10 +358,12 @@ def claim_deploy(
     *,
     actor: str,
     prices: ListPrices,
+    clouds: Mapping[str, str] | None = None,
     flow_run_id: str | None = None,
 ) -> DeployClaim:
     """Reserve all that the request needs and open its operations.
 
+    `clouds` has those that were asked before: empty where one answered, else what is wrong with it.
     Raises Refused where it cannot be; the session must then be rolled back.
     """
     if adopted := adopt_batch(session, "deploy", flow_run_id):
@@ -303,9 +373,9 @@ def claim_deploy(
     n = request.count
     adding = Use(n, what.vcpu * n, what.memory_mib * n, what.disk_mib * n)
     quota_left = check_quota(session, what.tenant, adding)
-    host_ids, said = _place(session, request, what)
-    made = _specs(session, request, what, vm_ids, host_ids)
-    _insert(session, what, made, host_ids)
+    host_ids, said, burst = _place(session, request, what, clouds or {})
+    made = _specs(session, request, what, vm_ids, host_ids, burst)
+    _insert(session, what, made, host_ids, burst)
     batch = open_batch(
         session,
         "deploy",
@@ -315,6 +385,16 @@ def claim_deploy(
         actor=actor,
         flow_run_id=flow_run_id,
     )
-    hourly = per_hour(prices, adding.vcpu, adding.memory_mib, adding.disk_mib)
-    plan = DeployPlan(said, tuple(quota_left), hourly, per_month(hourly), prices.currency)
+    here = len(host_ids)
+    hourly = per_hour(prices, what.vcpu * here, what.memory_mib * here, what.disk_mib * here)
+    if burst is not None:
+        hourly += burst.first.price_per_hour * prices.ec2_margin * (n - here)
+    plan = DeployPlan(
+        said,
+        burst.said if burst else (),
+        tuple(quota_left),
+        hourly,
+        per_month(hourly),
+        prices.currency,
+    )
     return DeployClaim(batch, plan)
