@@ -17,6 +17,7 @@ from typing import Protocol
 from vdc.model import (
     Attachment,
     DiskSpec,
+    DomainCounters,
     DomainSeen,
     DomainSpec,
     HostFacts,
@@ -74,6 +75,9 @@ class Hypervisor(Protocol):
         """All domains on the host, ours and others'."""
 
     def read_domain(self, name: str) -> DomainSeen | None: ...
+
+    def read_counters(self) -> list[DomainCounters]:
+        """Counters of all domains that run or are paused, ours and others'."""
 
     def ensure_defined(self, spec: DomainSpec) -> bool: ...
 

@@ -235,6 +235,24 @@ class DomainSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainCounters:
+    """What a domain did since it was started; a new start, also on another host, begins at zero.
+
+    Disks and network cards are summed up. `vm_id` and `site` are empty if it is not ours.
+    """
+
+    name: str
+    vm_id: str
+    site: str
+    cpu_s: float
+    disk_read_bytes: int
+    disk_write_bytes: int
+    net_rx_bytes: int
+    """What the guest received."""
+    net_tx_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What a host says of itself."""
 

@@ -85,3 +85,11 @@ class OnboardTenantRequest(Request):
     """Make a tenant what its file says."""
 
     file: str = Field(description="Path of the tenant's file (YAML) on the control machine.")
+
+
+class BillRequest(Request):
+    """Issue the bills of a month that is over."""
+
+    month: str = Field(default="", description="Such as 2026-10; empty: the last one that is over.")
+    tenant: str = Field(default="", description="Whose bill; empty: every tenant's.")
+    tariff: str = Field(default="", description="Tariff file on the control machine; empty: list prices.")

@@ -14,7 +14,7 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import libvirt
@@ -35,7 +35,7 @@ from vdc.errors import (
     Unsupported,
     VdcError,
 )
-from vdc.model import DomainSeen, DomainSpec, HostFacts, HostRef, domain_name
+from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, domain_name
 
 T = TypeVar("T")
 
@@ -154,6 +154,17 @@ class LibvirtHypervisor:
 
         return self._call(f"reading domain {name}", read)
 
+    def read_counters(self) -> list[DomainCounters]:
+        wanted = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BLOCK
+        wanted |= libvirt.VIR_DOMAIN_STATS_INTERFACE
+
+        def read(conn: libvirt.virConnect) -> list[DomainCounters]:
+            told = conn.getAllDomainStats(wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE)
+            # One that ended meanwhile tells nothing: zeros of it would look like a new start.
+            return [self._counters(domain, stats) for domain, stats in told if "cpu.time" in stats]
+
+        return self._call("reading its counters", read)
+
     def ensure_defined(self, spec: DomainSpec) -> bool:
         xml = domain_xml.build(spec)
 
@@ -228,11 +239,31 @@ class LibvirtHypervisor:
             conn._o = None  # else collecting it would close it
         self._opening = threading.Lock()
 
-    def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
+    def _owner(self, domain: libvirt.virDomain) -> domain_xml.Owner | None:
         uuid = domain.UUIDString()
         owner = self._owners.get(uuid) or _read_owner(domain)
         if owner is not None:
             self._owners[uuid] = owner
+        return owner
+
+    def _counters(self, domain: libvirt.virDomain, stats: Mapping[str, int]) -> DomainCounters:
+        def summed(group: str, name: str) -> int:
+            return sum(stats.get(f"{group}.{n}.{name}", 0) for n in range(stats.get(f"{group}.count", 0)))
+
+        owner = self._owner(domain)
+        return DomainCounters(
+            name=domain.name(),
+            vm_id=owner.vm_id if owner else "",
+            site=owner.site if owner else "",
+            cpu_s=stats["cpu.time"] / 1e9,
+            disk_read_bytes=summed("block", "rd.bytes"),
+            disk_write_bytes=summed("block", "wr.bytes"),
+            net_rx_bytes=summed("net", "rx.bytes"),
+            net_tx_bytes=summed("net", "tx.bytes"),
+        )
+
+    def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
+        owner = self._owner(domain)
         return DomainSeen(
             name=domain.name(),
             state=_STATES.get(state, "other"),

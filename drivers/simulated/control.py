@@ -164,6 +164,21 @@ class Simulation:
         with self._db.transaction() as db:
             _must_change(db.execute("UPDATE hosts SET up = 1 WHERE name = ?", (name,)), f"host {name}")
 
+    def set_counters(
+        self,
+        domain: str,
+        host: str,
+        cpu_s: float,
+        disk_read_bytes: int = 0,
+        disk_write_bytes: int = 0,
+        net_rx_bytes: int = 0,
+        net_tx_bytes: int = 0,
+    ) -> None:
+        """What the domain did since it was started."""
+        row = (host, domain, cpu_s, disk_read_bytes, disk_write_bytes, net_rx_bytes, net_tx_bytes)
+        with self._db.transaction() as db:
+            db.execute("REPLACE INTO counters VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
     def guest_shutdown(self, domain: str, host: str | None = None) -> None:
         """The guest powers itself off."""
         self._set_state(domain, host, "stopped")

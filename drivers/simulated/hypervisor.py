@@ -10,9 +10,16 @@ from drivers.contract import Access, HypervisorCapabilities
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import NotFound
-from vdc.model import DomainSeen, DomainSpec, HostFacts, HostRef
+from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef
 
 SEEN = "SELECT name, state, vm_id, site FROM domains WHERE host = ?"
+
+COUNTERS = """
+SELECT d.name, d.vm_id, d.site, ifnull(cpu_s, 0.0), ifnull(disk_read_bytes, 0), ifnull(disk_write_bytes, 0),
+    ifnull(net_rx_bytes, 0), ifnull(net_tx_bytes, 0)
+FROM domains d LEFT JOIN counters c ON c.host = d.host AND c.domain = d.name
+WHERE d.host = ? AND d.state IN ('running', 'paused') ORDER BY d.name
+"""
 
 
 class SimulatedHypervisor:
@@ -44,6 +51,11 @@ class SimulatedHypervisor:
         with self._call("read_domain", name) as call:
             row = call.one(f"{SEEN} AND name = ?", (self._host, name))
         return DomainSeen(*row) if row else None
+
+    def read_counters(self) -> list[DomainCounters]:
+        with self._call("read_counters") as call:
+            rows = call.execute(COUNTERS, (self._host,)).fetchall()
+        return [DomainCounters(*row) for row in rows]
 
     def ensure_defined(self, spec: DomainSpec) -> bool:
         wanted = _encoded(spec)
@@ -89,6 +101,7 @@ class SimulatedHypervisor:
 
     def _start(self, call: Call, name: str, spec: dict[str, Any]) -> None:
         """What QEMU and the switch need before a guest runs; ports are added last."""
+        call.execute("DELETE FROM counters WHERE host = ? AND domain = ?", (self._host, name))
         for path in spec["files"]:
             self._check_file(call, path)
         for nic in spec["nics"]:

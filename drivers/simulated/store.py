@@ -32,6 +32,7 @@ CALLS = (
     "hypervisor.read_facts",
     "hypervisor.read_domains",
     "hypervisor.read_domain",
+    "hypervisor.read_counters",
     "hypervisor.ensure_defined",
     "hypervisor.ensure_started",
     "hypervisor.ensure_removed",
@@ -97,6 +98,11 @@ CREATE TABLE instances(
     zone TEXT NOT NULL, state TEXT NOT NULL, address TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
     PRIMARY KEY (cloud, id)) WITHOUT ROWID;
 CREATE UNIQUE INDEX instance_token ON instances(cloud, token);
+-- Since the domain's last start; none yet: all zero.
+CREATE TABLE counters(
+    host TEXT NOT NULL, domain TEXT NOT NULL, cpu_s REAL NOT NULL,
+    disk_read_bytes INTEGER NOT NULL, disk_write_bytes INTEGER NOT NULL,
+    net_rx_bytes INTEGER NOT NULL, net_tx_bytes INTEGER NOT NULL, PRIMARY KEY (host, domain)) WITHOUT ROWID;
 CREATE TABLE latencies(
     call TEXT NOT NULL, host TEXT NOT NULL, seconds REAL NOT NULL, jitter REAL NOT NULL,
     PRIMARY KEY (call, host)) WITHOUT ROWID;

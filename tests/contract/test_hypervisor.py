@@ -165,6 +165,21 @@ def test_domains_of_others_are_seen_but_never_removed(bench: Bench) -> None:
     assert hypervisor.read_domain(name) is not None
 
 
+def test_counters_of_what_runs_only_grow(bench: Bench) -> None:
+    hypervisor, machine, stopped = bench.drivers.hypervisor, bench.machine(), bench.machine()
+    bench.provide(machine)
+    bench.provide(stopped)
+    hypervisor.ensure_started(machine.spec.name)
+    first, second = ({c.name: c for c in hypervisor.read_counters()} for _ in range(2))
+    assert stopped.spec.name not in first
+    mine, later = first[machine.spec.name], second[machine.spec.name]
+    assert (mine.vm_id, mine.site) == (machine.vm_id, machine.spec.site)
+    for counter in ("cpu_s", "disk_read_bytes", "disk_write_bytes", "net_rx_bytes", "net_tx_bytes"):
+        assert 0 <= getattr(mine, counter) <= getattr(later, counter)
+    hypervisor.ensure_removed(machine.spec.name)
+    assert machine.spec.name not in [c.name for c in hypervisor.read_counters()]
+
+
 def test_threads_that_want_the_same_machine_agree(bench: Bench) -> None:
     hypervisor, machine = bench.drivers.hypervisor, bench.machine()
     bench.provide(machine)
@@ -207,6 +222,7 @@ def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
     for call in (
         hypervisor.read_facts,
         hypervisor.read_domains,
+        hypervisor.read_counters,
         lambda: hypervisor.ensure_defined(bench.machine().spec),
         lambda: hypervisor.ensure_started("vm-a"),
         lambda: hypervisor.ensure_removed("vm-a"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vdc.billing import Issued
+from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
     BillRequest,
@@ -54,3 +55,15 @@ def bill(month: str, tenant: str = "", tariff: str = "") -> list[Issued]:
     from flows.bill import bill as flow
 
     return flow(BillRequest(month=month, tenant=tenant, tariff=tariff))
+
+
+def meter() -> Metered:
+    from flows.meter import meter as flow
+
+    return flow()
+
+
+def sweep() -> int:
+    from flows.meter import sweep as flow
+
+    return flow()

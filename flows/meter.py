@@ -1,0 +1,24 @@
+"""Sample what machines do, and forget samples that are old."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.batches import read, recorded
+from tasks.environment import environment
+from tasks.metering import sample
+from vdc.metering import Metered, read_hosts, record_samples, sweep_samples
+
+
+@flow(name="meter", flow_run_name="meter", **flow_options())
+def meter() -> Metered:
+    """Read CPU time, disk and network counters of every running machine; unreachable hosts are named."""
+    hosts = read(read_hosts)
+    return recorded(record_samples, sample(hosts))
+
+
+@flow(name="sweep", flow_run_name="sweep", **flow_options())
+def sweep() -> int:
+    """Remove samples older than the setting sample_retention_days; returns how many."""
+    return recorded(sweep_samples, environment().settings.sample_retention_days)
