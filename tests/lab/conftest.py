@@ -68,3 +68,14 @@ def guests(own_lab: Lab, tiny_image: Path) -> Iterator[GuestMaker]:
         yield maker
     finally:
         maker.remove_all()
+
+
+@pytest.fixture
+def spare_id(lab_home: Path) -> Iterator[str]:
+    """Id for a lab that a test makes itself; it is taken down, and proved gone, however the test ends."""
+    lab_id = f"x{os.getpid():x}"[:8]
+    try:
+        yield lab_id
+    finally:
+        control.down(lab_id, purge=True)
+        assert leftovers(lab_id) == []

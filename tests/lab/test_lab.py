@@ -60,6 +60,12 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
 
 
+def start_up(lab_id: str) -> subprocess.Popen[bytes]:
+    """`vdc lab up` as a process of its own, to be killed."""
+    argv = [sys.executable, "-m", "interfaces.cli.main", "lab", "up", "--lab", lab_id]
+    return subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
 def test_a_second_up_changes_nothing(own_lab: Lab) -> None:
     again = control.up(own_lab.lab_id)
     assert again == own_lab
@@ -161,26 +167,17 @@ def test_up_brings_a_dead_host_back_with_its_keys_and_definitions(own_lab: Lab) 
     virsh(own_lab, "h2", "undefine", "kept")
 
 
-def test_a_lab_grows_but_keeps_its_hosts(lab_home: Path) -> None:
-    lab_id = f"g{os.getpid() % 10_000_000}"
-    try:
-        two = control.up(lab_id)
-        four = control.up(lab_id, hosts=4)
-        assert [host.pid for host in four.hosts[:2]] == [host.pid for host in two.hosts]
-        assert len(control.up(lab_id, hosts=2).hosts) == 4
-    finally:
-        control.down(lab_id, purge=True)
-    assert leftovers(lab_id) == []
+def test_a_lab_grows_but_keeps_its_hosts(spare_id: str) -> None:
+    two = control.up(spare_id)
+    four = control.up(spare_id, hosts=4)
+    assert [host.pid for host in four.hosts[:2]] == [host.pid for host in two.hosts]
+    assert len(control.up(spare_id, hosts=2).hosts) == 4
 
 
-def test_two_labs_side_by_side_do_not_touch_each_other(own_lab: Lab) -> None:
-    lab_id = f"s{os.getpid() % 10_000_000}"
-    try:
-        other = control.up(lab_id)
-        assert not {host.address for host in other.hosts} & {host.address for host in own_lab.hosts}
-    finally:
-        control.down(lab_id, purge=True)
-    assert leftovers(lab_id) == []
+def test_two_labs_side_by_side_do_not_touch_each_other(own_lab: Lab, spare_id: str) -> None:
+    other = control.up(spare_id)
+    assert not {host.address for host in other.hosts} & {host.address for host in own_lab.hosts}
+    control.down(spare_id, purge=True)
     assert load(own_lab.lab_id) == own_lab
 
 
@@ -195,69 +192,59 @@ def test_the_id_of_another_home_is_taken(
 
 
 @pytest.mark.parametrize("delay_s", [0.15, 0.5, 0.8, 1.1, 1.5])
-def test_down_leaves_nothing_after_a_crash_of_up(lab_home: Path, delay_s: float) -> None:
+def test_down_leaves_nothing_after_a_crash_of_up(spare_id: str, delay_s: float) -> None:
     """Killed at different depths; the delay only chooses where, it waits for nothing."""
-    lab_id = f"c{os.getpid() % 10_000_000}"
-    argv = [sys.executable, "-m", "interfaces.cli.lab", "up", "--lab", lab_id]
-    up = subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    up = start_up(spare_id)
     crash = threading.Timer(delay_s, lambda: os.kill(up.pid, signal.SIGKILL))
     crash.start()
     up.wait()
     crash.cancel()
-    control.down(lab_id, purge=True)
-    assert leftovers(lab_id) == []
+    control.down(spare_id, purge=True)
+    assert leftovers(spare_id) == []
 
 
-def test_up_after_a_crash_of_up(lab_home: Path) -> None:
-    lab_id = f"r{os.getpid() % 10_000_000}"
-    layout = Layout.of(lab_id)
-    argv = [sys.executable, "-m", "interfaces.cli.lab", "up", "--lab", lab_id]
-    up = subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def test_up_after_a_crash_of_up(spare_id: str) -> None:
+    layout = Layout.of(spare_id)
+    up = start_up(spare_id)
     try:
         wait_for(lambda: any(members(select_lab(layout))), "first process of the lab")
+    finally:
         up.kill()
         up.wait()
-        assert control.up(lab_id).state == "up"
-    finally:
-        control.down(lab_id, purge=True)
-    assert leftovers(lab_id) == []
+    assert control.up(spare_id).state == "up"
 
 
-def test_down_spares_a_process_that_only_names_the_lab(lab_home: Path) -> None:
-    lab_id = f"p{os.getpid() % 10_000_000}"
-    control.up(lab_id)
-    bystander = subprocess.Popen(["sleep", "60"], env={"VDC_LAB": lab_id, "VDC_LAB_HOME": "/elsewhere"})
+def test_down_spares_a_process_that_only_names_the_lab(spare_id: str) -> None:
+    control.up(spare_id)
+    bystander = subprocess.Popen(["sleep", "60"], env={"VDC_LAB": spare_id, "VDC_LAB_HOME": "/elsewhere"})
     try:
-        control.down(lab_id, purge=True)
+        control.down(spare_id, purge=True)
         assert bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()
-    assert leftovers(lab_id) == []
 
 
-def test_down_keeps_disks_and_keys_unless_it_purges(lab_home: Path) -> None:
-    lab_id = f"k{os.getpid() % 10_000_000}"
-    before = control.up(lab_id)
+def test_down_keeps_disks_and_keys_unless_it_purges(spare_id: str) -> None:
+    before = control.up(spare_id)
     (before.datastore / "disk").write_text("content")
-    control.down(lab_id)
-    assert load(lab_id).state == "down"
-    after = control.up(lab_id)
+    control.down(spare_id)
+    assert load(spare_id).state == "down"
+    after = control.up(spare_id)
     assert (after.datastore / "disk").read_text() == "content"
     assert [host.uri for host in after.hosts] == [host.uri for host in before.hosts]
     assert [host.fingerprint for host in after.hosts] == [host.fingerprint for host in before.hosts]
-    control.down(lab_id, purge=True)
+    control.down(spare_id, purge=True)
     with pytest.raises(NotFound):
-        load(lab_id)
+        load(spare_id)
 
 
-def test_up_and_down_are_quick(lab_home: Path) -> None:
-    lab_id = f"q{os.getpid() % 10_000_000}"
+def test_up_and_down_are_quick(spare_id: str) -> None:
     began = time.monotonic()
-    control.up(lab_id)
+    control.up(spare_id)
     up_s = time.monotonic() - began
     began = time.monotonic()
-    control.down(lab_id, purge=True)
+    control.down(spare_id, purge=True)
     down_s = time.monotonic() - began
     assert up_s < 10
     assert down_s < 2
