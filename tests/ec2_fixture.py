@@ -11,6 +11,7 @@ import pytest
 from deployments.lab.ec2 import endpoint
 from deployments.lab.ec2.endpoint import Control
 from deployments.lab.processes import read_pid
+from deployments.lab.system import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,7 @@ def ec2_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
     finally:
         if pid := read_pid(directory / endpoint.PID_FILE):
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        wait_until(lambda: not endpoint.is_running(directory), "The EC2 endpoint ended", timeout_s=30)
 
 
 @pytest.fixture

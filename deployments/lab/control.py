@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from deployments.lab import host_files, links, management, openvswitch, place, registry
+from deployments.lab.ec2 import endpoint
 from deployments.lab.host import cut_power, ensure_host
-from deployments.lab.layout import MAX_HOSTS, OUTSIDE, Layout
+from deployments.lab.layout import EC2, MAX_HOSTS, OUTSIDE, Layout
 from deployments.lab.processes import kill_all, namespaces, read_pid, select_lab
 from deployments.lab.state import Description, Lab, load, read_description, write_description
 from deployments.lab.system import PACKAGES, require_root
@@ -51,6 +52,8 @@ def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool | None = None, 
         layout.datastore.mkdir(parents=True, exist_ok=True)
         write_description(layout, description)
         ensure_ssh_files(layout.ssh_dir)
+        # In the background: it takes seconds to answer, and nothing here waits for it.
+        endpoint.start(endpoint.address_of(number), endpoint.PORT, layout.place(EC2), layout.environment)
         for name in description.host_names:
             host_files.write_keys(place.prepare(layout, name))
         links.ensure_switch(layout)

@@ -15,6 +15,8 @@ MANAGEMENT_PORT = 7722
 SERVICE_PREFIX = 24
 OUTSIDE = "outside"
 SWITCH = "sw"
+EC2 = "ec2"
+"""State directory of the lab's cloud."""
 
 MARK_LAB = "VDC_LAB"
 MARK_HOME = "VDC_LAB_HOME"

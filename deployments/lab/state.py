@@ -8,8 +8,10 @@ from pathlib import Path
 
 from deployments.guests.tiny import cache_directory
 from deployments.lab import host_files, place
+from deployments.lab.ec2 import endpoint
 from deployments.lab.host import libvirt_answers, services
 from deployments.lab.layout import (
+    EC2,
     MANAGEMENT_PORT,
     Layout,
     host_names,
@@ -73,6 +75,13 @@ class Lab:
     datastore: Path
     image_cache: Path
     fast_floor: bool
+    ec2_url: str = ""
+    """Of its cloud; empty while that does not run. It may take some seconds to answer."""
+
+    @property
+    def ec2_uri(self) -> str:
+        """For `vdc cloud add`."""
+        return endpoint.uri_of(self.ec2_url)
 
     @property
     def state(self) -> str:
@@ -103,7 +112,14 @@ def load(lab_id: str = "demo") -> Lab:
         datastore=layout.datastore,
         image_cache=cache_directory(),
         fast_floor=description.fast_floor,
+        ec2_url=_ec2_url(layout, description),
     )
+
+
+def _ec2_url(layout: Layout, description: Description) -> str:
+    if not endpoint.is_running(layout.place(EC2)):
+        return ""
+    return f"http://{endpoint.address_of(description.number)}:{endpoint.PORT}"
 
 
 def read_description(layout: Layout) -> Description | None:

@@ -88,6 +88,7 @@ def _show(seen: state.Lab, as_json: bool) -> None:
             "lab": f"{seen.lab_id} ({seen.state})",
             "datastore": seen.datastore,
             "image_cache": seen.image_cache,
+            "ec2": seen.ec2_url or "down",
             **{f"uri_of_{host.name}": host.uri for host in seen.hosts},
         }
     )

@@ -206,6 +206,8 @@ class Site:
             for vm in session.scalars(select(Vm).where(Vm.state.in_(HOLDING))):
                 assert vm.state in (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED), (vm.name, vm.state)
                 spec = specs.load(vm.spec)
+                if spec.cloud:
+                    continue
                 domains.setdefault(spec.host.name, {})[spec.domain] = vm.state
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
                 if vm.state != VmState.STOPPED:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.lab.processes import identify, read_pid
+from deployments.lab.processes import read_pid
+from deployments.lab.system import wait_until
 from vdc.errors import DriverFailure
 
 PORT = 7780
@@ -43,26 +44,33 @@ def is_running(directory: Path) -> bool:
 
 
 def start(address: str, port: int, directory: Path, environment: Mapping[str, str]) -> bool:
-    """Start it in the background, unless it runs; it answers some seconds later (`wait`)."""
+    """Start it in the background, unless it runs; it answers some seconds later (`wait`).
+
+    Raises DriverFailure with the end of its log where it does not start.
+    """
     if is_running(directory):
         return False
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "endpoint.url").unlink(missing_ok=True)
+    for name in ("endpoint.url", PID_FILE):
+        (directory / name).unlink(missing_ok=True)
     with (directory / "endpoint.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.lab.ec2.serve", address, str(port), str(directory)],
+        # --fork: it is nobody's child, as whoever starts it may end before it.
+        subprocess.run(
+            ["setsid", "--fork", sys.executable, "-m", "deployments.lab.ec2.serve", address, str(port),
+             str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=dict(environment),
             cwd=CHECKOUT,
-            start_new_session=True,
-        )
-    waiting = directory / f".{PID_FILE}"
-    waiting.write_text(identify(process.pid) or "0 0")
-    waiting.replace(directory / PID_FILE)
-    # Whoever started it may end before it: then it is nobody's child to wait for.
-    process.returncode = 0
+            check=True,
+        )  # fmt: skip
+    wait_until(
+        lambda: is_running(directory),
+        "The EC2 endpoint's process runs",
+        timeout_s=START_TIMEOUT_S,
+        logs=[directory / "endpoint.log"],
+    )
     return True
 
 

@@ -1,7 +1,7 @@
 """The endpoint's process: `python -m deployments.lab.ec2.serve ADDRESS PORT DIRECTORY`.
 
-Listens on ADDRESS:PORT (0: any free port) and writes `endpoint.url` into DIRECTORY. Nothing is persisted:
-whoever starts it again has an empty cloud. moto's limits are in docs/burst.md.
+Writes `endpoint.pid` into DIRECTORY at once, and `endpoint.url` when it listens on ADDRESS:PORT (0: any free
+port). Nothing is persisted: whoever starts it again has an empty cloud.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 import sys
 import threading
 from pathlib import Path
+
+from deployments.lab.processes import identify
 
 SETTINGS = {
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
@@ -41,8 +43,16 @@ def _delay(region: str, answer: str, seconds: float) -> None:
         timer.start()
 
 
+def _write(directory: Path, name: str, text: str) -> None:
+    """Whole or not at all."""
+    waiting = directory / f".{name}"
+    waiting.write_text(text)
+    waiting.replace(directory / name)
+
+
 def main() -> None:
     address, port, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    _write(directory, "endpoint.pid", identify(os.getpid()) or "")
     os.environ.update(SETTINGS)
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
@@ -66,9 +76,7 @@ def main() -> None:
     app = Layer(DomainDispatcherApplication(create_backend_app), _delay)
     server = make_server(address, port, app, threaded=True, request_handler=Handler)
     url = f"http://{address}:{server.server_port}"
-    waiting = directory / ".endpoint.url"
-    waiting.write_text(url)
-    waiting.replace(directory / "endpoint.url")
+    _write(directory, "endpoint.url", url)
     server.serve_forever()
 
 
