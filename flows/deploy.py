@@ -28,9 +28,7 @@ def deploy(request: DeployRequest) -> str:
     failed.
     """
     clouds = ask_clouds(read(questions, request))
-    batch = claimed(
-        claim_deploy, request, prices=environment().settings.prices, clouds=clouds
-    ).batch
+    batch = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds).batch
     with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
         act_on_each(
             "deploying",

@@ -57,8 +57,13 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     keys = ("name", "id", "tenant", "state", "desired", "host", "domain", "template", "created_at")
     fields = {key: row[key] for key in keys}
     fields["size"] = f"{row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory"
+    if instance := row["instance"]:
+        fields["instance"] = (
+            f"{instance['id'] or 'not yet'}, {instance['type']}, {instance['hourly_price']} an hour"
+        )
     for nic in row["addresses"]:
-        fields[f"address on {nic['vnet']}"] = f"{nic['address']} ({nic['mac']})"
+        mac = f" ({nic['mac']})" if nic["mac"] else ""
+        fields[f"address on {nic['vnet']}"] = f"{nic['address']}{mac}"
     for disk in row["disks"]:
         fields[f"disk in {disk['datastore']}"] = f"{disk['file']}, {human_mib(disk['size_mib'])}"
     print_fields(fields)
