@@ -21,9 +21,11 @@ from vdc.model import (
     DomainSeen,
     DomainSpec,
     HostFacts,
+    HostRef,
     ImageSpec,
     InstanceSeen,
     LaunchSpec,
+    MigrationResult,
     NicSpec,
     StorageUse,
     VnetSpec,
@@ -38,6 +40,8 @@ class Access:
     known_hosts_file: Path
     connect_timeout_s: float = 10.0
     call_timeout_s: float = 60.0
+    peer_scheme: str = "qemu+ssh"
+    """How one host's libvirt reaches another's, to hand a machine over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,30 @@ class Hypervisor(Protocol):
     def ensure_defined(self, spec: DomainSpec) -> bool: ...
 
     def ensure_started(self, name: str, *, paused: bool = False) -> bool: ...
+
+    def ensure_migrated(
+        self,
+        name: str,
+        destination: HostRef,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float,
+    ) -> MigrationResult:
+        """Bring a running domain to another host without stopping it; go on with a migration under way.
+
+        Its disks and networks must be there. `progress(done_bytes, total_bytes)` is called while it runs;
+        one that takes longer than `timeout_s` is aborted (DriverFailure). An error does not say where the
+        domain is: `ensure_settled` does.
+        """
+
+    def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
+        """See to it that a domain which was to migrate from here is on one host, and on one only.
+
+        Waits for a migration under way, at most `timeout_s`, then aborts it. What libvirt left on the other
+        host is removed, if it never ran. Returns what is known of the migration if the domain is on the
+        destination, None if it is here or on neither. Raises DriverFailure, and touches nothing, where it
+        runs on both.
+        """
 
     def ensure_removed(self, name: str) -> bool:
         """Power off hard and undefine, with what libvirt keeps beside it (managed save, snapshots)."""

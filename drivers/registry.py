@@ -16,6 +16,7 @@ from drivers.contract import (
     Datastore,
     DatastoreCapabilities,
     Hypervisor,
+    HypervisorCapabilities,
     Network,
     NetworkCapabilities,
 )
@@ -55,6 +56,11 @@ def hypervisor(host: HostRef, access: Access) -> Hypervisor:
 def datastore(uri: str, host: HostRef, access: Access) -> Datastore:
     """The datastore `uri` as worked on from `host`. Raises Invalid for an unknown scheme."""
     return cast(Datastore, _driver("datastore", DATASTORES, uri, host, access))
+
+
+def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:
+    """What the hypervisor at a host's URI can do; no host is asked. Raises Invalid."""
+    return cast(HypervisorCapabilities, _capabilities("host", HYPERVISORS, uri))
 
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:

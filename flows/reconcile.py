@@ -7,7 +7,7 @@ from prefect import flow
 from flows.settings import flow_options
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.clouds import converge_clouds
-from tasks.converging import clean, finish, finish_leaving, observe, recover
+from tasks.converging import clean, finish, finish_leaving, observe, recover, settle
 from tasks.environment import environment
 from vdc import reconciliation
 from vdc.access import actor
@@ -38,6 +38,7 @@ def reconcile() -> list[Finding]:
         findings += recorded(reconciliation.adopt_states, differences.adopt, since, actor())
         findings += recover(differences.recover, since)
         findings += finish_leaving(differences.leaving, since)
+        findings += settle(differences.settle, since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)

@@ -14,14 +14,25 @@ from tasks.batches import claimed, fenced, recorded
 from tasks.fanout import Record, Recorder, act_on_each
 from tasks.images import remove_image
 from tasks.machines import provision_vm, teardown_vm
+from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
 from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.images import record_import_failed
+from vdc.claims.migrate import Move
 from vdc.errors import VdcError
 from vdc.model import HostRef
 from vdc.operations import Fence, close
-from vdc.reconciliation import DIED, Dead, Finding, Places, World, record_cleaned, record_recovered
+from vdc.reconciliation import (
+    DIED,
+    DIED_MIGRATING,
+    Dead,
+    Finding,
+    Places,
+    World,
+    record_cleaned,
+    record_recovered,
+)
 from vdc.records import close_batch, record_failed, record_provisioned, record_terminated
 
 
@@ -49,6 +60,7 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
         except VdcError as error:
             action = f"import not taken back yet: {error}"
         findings.append(Finding("interrupted operation", image.image.file, image.target.host.name, action))
+    findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
     for claim in dead.others:
         recorded(partial(close, error=DIED), claim)
     for claim in dead.batches:
@@ -77,6 +89,24 @@ def finish_leaving(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
     """Remove machines whose removal was not finished."""
     batch = claimed(reconciliation.claim_machines, "terminate", vm_ids, since=since)
     return _act(batch, "terminating", teardown_vm, record_terminated, "unfinished removal", "removed")
+
+
+def settle(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
+    """Find out where machines are whose migration ended in the dark, once both hosts answer again."""
+    moves = claimed(reconciliation.claim_settling, vm_ids, since=since) if vm_ids else []
+    with fenced(*(move.claim for move in moves)) as fence:
+        return [_settle(move, fence, "unfinished migration") for move in moves]
+
+
+def _settle(move: Move, fence: Fence, found: str) -> Finding:
+    vm = f"vm/{move.spec.name}"
+    try:
+        moved = settle_and_record(move, fence, DIED_MIGRATING) is not None
+    except VdcError as error:
+        return Finding(found, vm, f"{move.spec.host.name}, {move.target.name}", f"not settled yet: {error}")
+    if moved:
+        return Finding(found, vm, move.target.name, "migration finished")
+    return Finding(found, vm, move.spec.host.name, "migration did not happen; it runs where it was")
 
 
 def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime) -> list[Finding]:

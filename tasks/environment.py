@@ -29,5 +29,6 @@ def environment() -> Environment:
         known_hosts_file=settings.ssh_dir / "known_hosts",
         connect_timeout_s=settings.connect_timeout_s,
         call_timeout_s=settings.call_timeout_s,
+        peer_scheme=settings.peer_scheme,
     )
     return Environment(settings, access)

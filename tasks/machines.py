@@ -24,7 +24,7 @@ Step = Callable[[VmSpec], Iterator[Call]]
 """A step yields its driver calls instead of making them: the fence is asked before each."""
 
 
-def _ensure_networks(spec: VmSpec) -> Iterator[Call]:
+def ensure_networks(spec: VmSpec) -> Iterator[Call]:
     access = environment().access
     for nic in spec.nics:
         network = registry.network(nic.vnet.uri, spec.host, access)
@@ -83,7 +83,7 @@ def _remove_domain(spec: VmSpec) -> Iterator[Call]:
     yield partial(hypervisor.ensure_removed, spec.domain)
 
 
-def _remove_ports(spec: VmSpec) -> Iterator[Call]:
+def remove_ports(spec: VmSpec) -> Iterator[Call]:
     devices: dict[str, list[str]] = {}
     for nic in spec.nics:
         devices.setdefault(nic.vnet.uri, []).append(nic.device)
@@ -102,7 +102,7 @@ def _remove_files(spec: VmSpec) -> Iterator[Call]:
 
 
 PROVISION: Mapping[str, Step] = {
-    "ensure network": _ensure_networks,
+    "ensure network": ensure_networks,
     "ensure disk": _ensure_disks,
     "ensure seed": _ensure_seed,
     "define": _ensure_defined,
@@ -111,7 +111,7 @@ PROVISION: Mapping[str, Step] = {
 
 TEARDOWN: Mapping[str, Step] = {
     "remove domain": _remove_domain,
-    "remove ports": _remove_ports,
+    "remove ports": remove_ports,
     "remove files": _remove_files,
 }
 

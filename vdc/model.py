@@ -253,6 +253,31 @@ class DomainCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """What a migration took, as the hypervisor counted it; None where its figures are no longer there.
+
+    `downtime_s`: how long the guest stood still.
+    """
+
+    total_s: float | None
+    downtime_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the drivers in use can do, by URI of host or datastore: read before a claim, which asks nobody."""
+
+    migrating: frozenset[str] = frozenset()
+    """Hosts that can hand a running machine over."""
+    snapshotting: frozenset[str] = frozenset()
+    """Hosts that can keep states of a machine."""
+    shared: frozenset[str] = frozenset()
+    """Datastores whose files are the same on every host."""
+    snapshot_disks: frozenset[str] = frozenset()
+    """Datastores whose disks can hold states of a machine."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What a host says of itself."""
 

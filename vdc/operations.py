@@ -169,12 +169,14 @@ def take_over(session: Session, operation: Operation, flow_run_id: str | None = 
     return claim
 
 
-def close(session: Session, claim: Claim, *, error: str | None = None) -> None:
-    """Close an operation as `done`, or as `failed` with the reason.
+def close(
+    session: Session, claim: Claim, *, error: str | None = None, result: Mapping[str, Any] | None = None
+) -> None:
+    """Close an operation as `done`, or as `failed` with the reason; `result` is what there is to tell of it.
 
     Raises Superseded where it is no longer ours: the surrounding transaction must then be rolled back.
     """
-    result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+    changed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(Operation)
         .where(
             Operation.id == claim.operation_id,
@@ -186,9 +188,10 @@ def close(session: Session, claim: Claim, *, error: str | None = None) -> None:
             finished_at=utc_now(),
             outcome="failed" if error else "done",
             error=error,
+            result=dict(result) if result is not None else None,
         )
     )
-    if result.rowcount != 1:
+    if changed.rowcount != 1:
         raise Superseded(f"Operation {claim.operation_id} was taken over by another process.")
 
 

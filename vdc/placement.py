@@ -174,9 +174,18 @@ def _fits(host: HostLoad, shape: Shape) -> bool:
 
 
 def place(
-    count: int, shape: Shape, hosts: Sequence[HostLoad], rank: Rank, group: Group | None = None
+    count: int,
+    shape: Shape,
+    hosts: Sequence[HostLoad],
+    rank: Rank,
+    group: Group | None = None,
+    *,
+    excluded: Mapping[str, str] | None = None,
 ) -> Placement:
-    """Find hosts for `count` machines of one shape. Ties go to the host that comes first by name."""
+    """Find hosts for `count` machines of one shape. Ties go to the host that comes first by name.
+
+    `excluded` maps the ids of hosts that are out of the question to the reason.
+    """
     said = []
     heap: list[tuple[float, str, int]] = []
     loads = list(hosts)
@@ -185,7 +194,7 @@ def place(
     together = count if group and group.policy == "affinity" else 1
     whole = replace(shape, vcpu=shape.vcpu * together, memory_mib=shape.memory_mib * together)
     for index, host in enumerate(loads):
-        refused = refusal(host, whole)
+        refused = (excluded or {}).get(host.host_id) or refusal(host, whole)
         if not refused and group and group.policy == "anti-affinity" and host.host_id in taken:
             refused = f"group {group.name} has a machine there already"
         if not refused and group and group.policy == "affinity" and taken and host.host_id not in taken:

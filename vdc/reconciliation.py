@@ -18,6 +18,7 @@ from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batc
 from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
+from vdc.claims.migrate import Move, migrating, move_of
 from vdc.model import DomainSeen, HostRef, ImageSpec
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
@@ -35,6 +36,8 @@ from vdc.schema import (
 from vdc.states import HOLDING, SETTLED, Desired, VmState, check_move
 
 DIED = "The process that worked on it died; reconcile took it back."
+
+DIED_MIGRATING = "The process that worked on it died before the migration happened."
 
 MAX_ATTEMPTS = 3
 """How often a deployment whose process died is taken forward before it is taken back."""
@@ -82,13 +85,20 @@ class Dead:
     back: tuple[Machine, ...]
     leaving: tuple[Machine, ...]
     images: tuple[ImageClaim, ...]
+    moves: tuple[Move, ...]
     others: tuple[Claim, ...]
     batches: tuple[Claim, ...]
 
     @property
     def claims(self) -> list[Claim]:
         machines = (*self.forward, *self.back, *self.leaving)
-        return [*(m.claim for m in machines), *(i.claim for i in self.images), *self.others, *self.batches]
+        return [
+            *(m.claim for m in machines),
+            *(i.claim for i in self.images),
+            *(m.claim for m in self.moves),
+            *self.others,
+            *self.batches,
+        ]
 
 
 def claim_site(
@@ -108,6 +118,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     """Make every open operation ours whose owner is dead, or silent for longer than `lease_s` seconds."""
     machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
     images: list[ImageClaim] = []
+    moves: list[Move] = []
     claims: dict[str, list[Claim]] = {"batch": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in [r for r in rows if operations.takeable(r, lease_s)]:
@@ -119,6 +130,8 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             mark_failing(session, [machine])
             way = "leaving" if row.kind == "terminate" else "back" if failure else "forward"
             machines[way].append(machine)
+        elif kind == "vm" and row.kind in ("migrate", "settle"):
+            moves.append(move_of(session, session.get_one(Vm, row.object_id), claim))
         elif kind == "image" and row.kind == "import":
             images.append(_image_claim(session, claim, row.object_id))
         else:
@@ -128,6 +141,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(machines["back"]),
         tuple(machines["leaving"]),
         tuple(images),
+        tuple(moves),
         tuple(claims["other"]),
         tuple(claims["batch"]),
     )
@@ -197,6 +211,8 @@ class Known:
     host: str
     busy: bool
     devices: tuple[str, ...] = ()
+    target: str = ""
+    """Name of the host that it migrates to."""
 
 
 @dataclass(slots=True)
@@ -213,6 +229,8 @@ class Differences:
     """(machine id, host name) of machines that ended and of which something is left there."""
     leaving: list[str] = field(default_factory=list)
     """Machines whose removal was not finished."""
+    settle: list[str] = field(default_factory=list)
+    """Machines of which it is not known on which of two hosts they are."""
     report: list[Finding] = field(default_factory=list)
 
 
@@ -222,12 +240,24 @@ def read_known(session: Session) -> list[Known]:
     devices: dict[str, list[str]] = {}
     for vm_id, device in session.execute(select(Nic.vm_id, Nic.device)):
         devices.setdefault(vm_id, []).append(device)
+    hosts: dict[str | None, str] = {row.id: row.name for row in session.execute(select(Host.id, Host.name))}
+    # Machines in clouds are compared by vdc/cloud_reconciliation.py.
+    here = Vm.host_id.is_not(None)
     rows = session.execute(
-        select(Vm.id, Vm.name, Vm.state, Vm.desired, Host.name).join(Host, Host.id == Vm.host_id)
+        select(Vm.id, Vm.name, Vm.state, Vm.desired, Vm.host_id, Vm.target_host_id).where(here)
     )
     return [
-        Known(i, name, VmState(s), Desired(d), host, i in busy, tuple(devices.get(i, ())))
-        for i, name, s, d, host in rows
+        Known(
+            vm_id=i,
+            name=name,
+            state=VmState(state),
+            desired=Desired(desired),
+            host=hosts[host],
+            busy=i in busy,
+            devices=tuple(devices.get(i, ())),
+            target=hosts.get(target, ""),
+        )
+        for i, name, state, desired, host, target in rows
     ]
 
 
@@ -253,6 +283,10 @@ def compare(site: str, known: Iterable[Known], world: World) -> Differences:
             at.setdefault(domain.vm_id, []).append((host.host.name, domain))
     for machine in machines.values():
         if not machine.busy:
+            if machine.state is VmState.MIGRATING:
+                if not {machine.host, machine.target} & unseen:
+                    found.settle.append(machine.vm_id)
+                continue
             _compare_one(machine, at.get(machine.vm_id, []), bool(unseen), machine.host in unseen, found)
     _leftover_files(machines, world, found)
     _leftover_ports(machines, world, found)
@@ -357,6 +391,24 @@ def claim_machines(
         return None
     label = free[0].name if len(free) == 1 else f"{free[0].name} and {len(free) - 1} more"
     return open_batch(session, kind, label, {}, free, actor=actor, flow_run_id=flow_run_id)
+
+
+def claim_settling(
+    session: Session,
+    vm_ids: Sequence[str],
+    *,
+    since: datetime,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> list[Move]:
+    """Open an operation on those machines, on their way between two hosts, that nobody touched since."""
+    moves = []
+    for vm in migrating(session, vm_ids):
+        if _untouched(session, vm.id, since):
+            opening = Opening("settle", "vm", vm.id, vm.name, {})
+            claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+            moves.append(move_of(session, vm, claim))
+    return moves
 
 
 def adopt_states(

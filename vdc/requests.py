@@ -48,6 +48,14 @@ class TerminateRequest(Request):
     tenant: str = Field(default="", description="Whose machines, where a name is not unique.")
 
 
+class MigrateRequest(Request):
+    """Move a running machine to another host; it goes on running."""
+
+    vm: str = Field(description="Name or id of the machine.")
+    tenant: str = Field("", description="Whose machine, where the name is not unique.")
+    to: str = Field("", description="Name of the host; empty: the best one.")
+
+
 class EnrollHostRequest(Request):
     """Put a hypervisor host into service."""
 

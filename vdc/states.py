@@ -24,6 +24,9 @@ class VmState(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "stopped"
+    MIGRATING = "migrating"
+    """On its way to another host; it holds its place on both. Without an open operation: one of them could
+    not be reached; reconcile goes on."""
     MISSING = "missing"
     """Its host answers and does not have it."""
     TERMINATING = "terminating"
@@ -38,9 +41,13 @@ MOVES: dict[VmState, frozenset[VmState]] = {
     VmState.DEPLOYING: frozenset(
         {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.FAILED, VmState.TERMINATING}
     ),
-    VmState.RUNNING: frozenset({VmState.PAUSED, VmState.STOPPED, VmState.MISSING, VmState.TERMINATING}),
+    VmState.RUNNING: frozenset(
+        {VmState.PAUSED, VmState.STOPPED, VmState.MIGRATING, VmState.MISSING, VmState.TERMINATING}
+    ),
     VmState.PAUSED: frozenset({VmState.RUNNING, VmState.STOPPED, VmState.MISSING, VmState.TERMINATING}),
     VmState.STOPPED: frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MISSING, VmState.TERMINATING}),
+    # Whatever happens on the way, it ends where the domain is; only then can it become something else.
+    VmState.MIGRATING: frozenset({VmState.RUNNING}),
     VmState.MISSING: frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.TERMINATING}),
     VmState.TERMINATING: frozenset({VmState.GONE, VmState.FAILED}),
     VmState.FAILED: frozenset({VmState.GONE}),
@@ -69,3 +76,7 @@ def check_terminable(name: str, state: VmState) -> None:
     """Raise InvalidState where a machine in `state` cannot be terminated."""
     if state is VmState.GONE:
         raise InvalidState(f"Machine {name} is gone already.")
+    if state is VmState.MIGRATING:
+        raise InvalidState(
+            f"Machine {name} is migrating: wait for it; if its process died, `vdc reconcile` finishes it."
+        )

@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc.errors import QuotaExceeded
-from vdc.placement import HostLoad
-from vdc.schema import Disk, Host, HostDatastore, Tenant, Vm
+from vdc.placement import Group, HostLoad
+from vdc.schema import Disk, Host, HostDatastore, PlacementGroup, Tenant, Vm
 from vdc.states import HOLDING
 
 
@@ -61,27 +61,39 @@ def check_quota(session: Session, tenant: Tenant, adding: Use) -> list[str]:
     return left
 
 
+def group_of(session: Session, group: PlacementGroup, *, without: str = "") -> Group:
+    """A placement group as placement needs it: where its members are, or migrate to, but for one machine."""
+    rows = session.execute(
+        select(Vm.host_id, Vm.target_host_id)
+        .where(Vm.group_id == group.id, Vm.state.in_(HOLDING), Vm.id != without)
+        .distinct()
+    )
+    return Group(group.name, group.policy, frozenset(host for row in rows for host in row if host))
+
+
+def _used(session: Session) -> dict[str | None, Use]:
+    """What machines take on each host; one that migrates takes its place on both."""
+    used: dict[str | None, Use] = {}
+    for host_id in (Vm.host_id, Vm.target_host_id):
+        for where, vms, vcpu, memory_mib in session.execute(
+            select(host_id, func.count(), func.sum(Vm.vcpu), func.sum(Vm.memory_mib))
+            .where(Vm.state.in_(HOLDING), host_id.is_not(None))
+            .group_by(host_id)
+        ):
+            before = used.get(where, Use())
+            used[where] = Use(before.vms + vms, before.vcpu + int(vcpu), before.memory_mib + int(memory_mib))
+    return used
+
+
 def host_loads(session: Session) -> list[HostLoad]:
     """Every host with what it carries, by name."""
-    used = {
-        row.host_id: row
-        for row in session.execute(
-            select(
-                Vm.host_id,
-                func.count().label("vms"),
-                func.sum(Vm.vcpu).label("vcpu"),
-                func.sum(Vm.memory_mib).label("memory_mib"),
-            )
-            .where(Vm.state.in_(HOLDING))
-            .group_by(Vm.host_id)
-        )
-    }
+    used = _used(session)
     mounted: dict[str, set[str]] = {}
     for host_id, datastore_id in session.execute(select(HostDatastore.host_id, HostDatastore.datastore_id)):
         mounted.setdefault(host_id, set()).add(datastore_id)
     loads = []
     for host in session.scalars(select(Host).order_by(Host.name)):
-        row = used.get(host.id)
+        use = used.get(host.id, Use())
         loads.append(
             HostLoad(
                 host_id=host.id,
@@ -89,9 +101,9 @@ def host_loads(session: Session) -> list[HostLoad]:
                 enabled=host.state == "enabled",
                 vcpu=host.vcpu * host.cpu_overcommit,
                 memory_mib=(host.memory_mib - host.reserved_memory_mib) * host.memory_overcommit,
-                vcpu_used=int(row.vcpu) if row else 0,
-                memory_mib_used=int(row.memory_mib) if row else 0,
-                vms=row.vms if row else 0,
+                vcpu_used=use.vcpu,
+                memory_mib_used=use.memory_mib,
+                vms=use.vms,
                 load_1m=host.load_1m,
                 cpus=host.vcpu,
                 datastore_ids=frozenset(mounted.get(host.id, ())),

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -20,10 +21,11 @@ from typing import TypeVar
 import libvirt
 from lxml import etree
 
+from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import domain_xml
+from drivers.hypervisor import domain_xml, migration
 from drivers.ssh import Ssh
 from vdc.errors import (
     Busy,
@@ -35,12 +37,23 @@ from vdc.errors import (
     Unsupported,
     VdcError,
 )
-from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, domain_name
+from vdc.model import (
+    DomainCounters,
+    DomainSeen,
+    DomainSpec,
+    HostFacts,
+    HostRef,
+    MigrationResult,
+    domain_name,
+)
 
 T = TypeVar("T")
 
 KEEPALIVE_S = 5
 KEEPALIVE_COUNT = 3
+
+WATCH_S = 0.2
+"""How often a migration is looked at."""
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
@@ -89,13 +102,16 @@ def translate(error: libvirt.libvirtError, host: str, what: str) -> VdcError:
     return DriverFailure(message, host=host, command=what, stderr=text)
 
 
+CAPABILITIES = HypervisorCapabilities(live_migration=True, snapshots=True)
+
+
 class LibvirtHypervisor:
     """One connection to one host's libvirt, opened when first needed and again when it broke.
 
     Safe to use from several threads: libvirt carries several calls at once on a connection.
     """
 
-    capabilities = HypervisorCapabilities(live_migration=True, snapshots=True)
+    capabilities = CAPABILITIES
 
     def __init__(self, host: HostRef, access: Access, ssh: Ssh | None) -> None:
         """`ssh` reaches the same host; None for URIs without one (libvirt's own test driver)."""
@@ -204,6 +220,149 @@ class LibvirtHypervisor:
                 raise
 
         return self._call(f"starting domain {name}", ensure)
+
+    def ensure_migrated(
+        self,
+        name: str,
+        destination: HostRef,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float,
+    ) -> MigrationResult:
+        peer = _peer(destination, self._access)
+        here, there = self._look(name), peer._look(name)
+        deadline = time.monotonic() + timeout_s
+        if here is not None and here.busy:
+            # A client before us began it, and is gone; libvirt goes on.
+            self._await_migration(name, peer, deadline, progress)
+            here, there = self._look(name), peer._look(name)
+        if there is not None and there.running and (here is None or not here.running):
+            return peer._read_migration(name)
+        if here is None or not here.running:
+            raise DriverFailure(
+                f"{self._host.name}: domain {name} does not run there: it cannot be migrated.",
+                host=self._host.name,
+            )
+        self._migrate(name, destination, deadline, progress)
+        return peer._read_migration(name)
+
+    def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
+        peer = _peer(destination, self._access)
+        self._await_migration(name, peer, time.monotonic() + timeout_s, None)
+        verdict = self._judge(name, peer)
+        # What is removed is looked at twice: a host may have been about to say something else.
+        if verdict.remove and self._judge(name, peer) == verdict:
+            (self if verdict.moved else peer).ensure_removed(name)
+        if verdict.resume:
+            self.ensure_started(name)
+        return peer._read_migration(name) if verdict.moved else None
+
+    def _look(self, name: str) -> migration.Standing | None:
+        return self._call(f"looking at domain {name}", lambda conn: migration.look(conn, name))
+
+    def _judge(self, name: str, peer: LibvirtHypervisor) -> migration.Verdict:
+        verdict = migration.judge(self._look(name), peer._look(name))
+        if verdict is None:
+            raise DriverFailure(
+                f"{self._host.name}: domain {name} runs there and on {peer._host.name}: "
+                "stop one of them by hand.",
+                host=self._host.name,
+            )
+        return verdict
+
+    def _read_migration(self, name: str) -> MigrationResult:
+        return self._call(f"reading what became of {name}", lambda conn: migration.read_result(conn, name))
+
+    def _migrate(
+        self,
+        name: str,
+        destination: HostRef,
+        deadline: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Have libvirt migrate the domain, and watch it. At the deadline it is aborted."""
+        what = f"migrating {name} to {destination.name}"
+        uri = migration.peer_uri(destination, self._access.peer_scheme)
+        data = migration.data_uri(destination)
+        params = {libvirt.VIR_MIGRATE_PARAM_URI: data} if data else {}
+        failures: list[libvirt.libvirtError] = []
+        # A connection of its own: until the call returns, others on the same one would wait (measured).
+        conn = self._open(self._access.connect_timeout_s)
+
+        def run() -> None:
+            try:
+                conn.lookupByName(name).migrateToURI3(uri, params, migration.FLAGS)
+            except libvirt.libvirtError as error:
+                failures.append(error)
+            finally:
+                with contextlib.suppress(libvirt.libvirtError):
+                    conn.close()
+
+        thread = threading.Thread(target=run, name=what, daemon=True)
+        thread.start()
+        aborted = False
+        while thread.is_alive():
+            thread.join(WATCH_S)
+            self._report(name, progress)
+            if time.monotonic() < deadline or not thread.is_alive():
+                continue
+            if aborted:
+                raise TimedOut(f"{self._host.name}: {what} did not end, not even when it was aborted.")
+            aborted = True
+            deadline = time.monotonic() + self._access.call_timeout_s
+            self._abort(name)
+        if failures:
+            error = translate(failures[0], self._host.name, what)
+            if aborted:
+                error = DriverFailure(
+                    f"{self._host.name}: {what} took too long and was aborted (setting migration_timeout_s).",
+                    host=self._host.name,
+                    command=what,
+                    stderr=str(failures[0]),
+                )
+            raise error from failures[0]
+
+    def _await_migration(
+        self,
+        name: str,
+        peer: LibvirtHypervisor,
+        deadline: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Wait until no migration is under way on either host. At the deadline it is aborted.
+
+        The source is looked at last: it is the one that lets go last.
+        """
+        aborted = False
+        while any(
+            standing is not None and standing.busy for standing in (peer._look(name), self._look(name))
+        ):
+            self._report(name, progress)
+            if time.monotonic() >= deadline:
+                if aborted:
+                    raise TimedOut(
+                        f"{self._host.name}: the migration of {name} does not end, not even aborted."
+                    )
+                aborted = True
+                deadline = time.monotonic() + self._access.call_timeout_s
+                self._abort(name)
+            time.sleep(WATCH_S)
+
+    def _report(self, name: str, progress: Callable[[int, int], None] | None) -> None:
+        """How far it is, if the host says so: it may have ended, or be unreachable for a while."""
+        if progress is None:
+            return
+        with contextlib.suppress(VdcError):
+            stats = self._call(
+                f"watching the migration of {name}", lambda conn: conn.lookupByName(name).jobStats()
+            )
+            if total := stats.get("memory_total"):
+                progress(total - stats.get("memory_remaining", 0), total)
+
+    def _abort(self, name: str) -> None:
+        # Too late, or there is no such job any more: what then is, is looked at anyway.
+        with contextlib.suppress(InvalidState, NotFound, DriverFailure):
+            self._call(f"aborting the migration of {name}", lambda conn: conn.lookupByName(name).abortJob())
 
     def ensure_removed(self, name: str) -> bool:
         """Remove a domain of ours. Raises DriverFailure for one that is not."""
@@ -403,6 +562,19 @@ def _after_fork() -> None:
 
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _peer(destination: HostRef, access: Access) -> LibvirtHypervisor:
+    """The driver of another host. Raises Unsupported where that is no libvirt host."""
+    peer = registry.hypervisor(destination, access)
+    if not isinstance(peer, LibvirtHypervisor):
+        raise Unsupported(f"A machine cannot migrate to {destination.name}: no libvirt runs there.")
+    return peer
+
+
+def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:
+    """What hosts of this driver can do; none is asked."""
+    return CAPABILITIES
 
 
 def hypervisor(host: HostRef, access: Access) -> LibvirtHypervisor:

@@ -14,7 +14,7 @@ from drivers.simulated.control import (
     host_facts,
 )
 from drivers.simulated.datastore import datastore, datastore_capabilities
-from drivers.simulated.hypervisor import hypervisor
+from drivers.simulated.hypervisor import hypervisor, hypervisor_capabilities
 from drivers.simulated.network import network, network_capabilities
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "datastore_capabilities",
     "host_facts",
     "hypervisor",
+    "hypervisor_capabilities",
     "network",
     "network_capabilities",
 ]

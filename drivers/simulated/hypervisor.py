@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
-from vdc.errors import NotFound
-from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef
+from vdc.errors import HostUnreachable, NotFound
+from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, MigrationResult
 
-SEEN = "SELECT name, state, vm_id, site FROM domains WHERE host = ?"
+SEEN = "SELECT name, replace(state, 'incoming', 'paused'), vm_id, site FROM domains WHERE host = ?"
+
+CAPABILITIES = HypervisorCapabilities(live_migration=True, snapshots=True)
+
+DOWNTIME_S = 0.05
+MIB = 2**20
 
 COUNTERS = """
 SELECT d.name, d.vm_id, d.site, ifnull(cpu_s, 0.0), ifnull(disk_read_bytes, 0), ifnull(disk_write_bytes, 0),
@@ -26,8 +32,9 @@ class SimulatedHypervisor:
     """Domains of one host. Memory and vCPUs are facts only: libvirt does not enforce them either."""
 
     def __init__(self, host: HostRef, access: Access) -> None:
-        self.capabilities = HypervisorCapabilities(live_migration=True, snapshots=True)
+        self.capabilities = CAPABILITIES
         self._path, self._host = parse_uri(host.uri, "host")
+        self._access = access
         self._timeout_s = access.call_timeout_s
 
     def _call(self, name: str, subject: str = "") -> AbstractContextManager[Call]:
@@ -140,6 +147,71 @@ class SimulatedHypervisor:
                 )
             file = row[0]
 
+    def ensure_migrated(
+        self,
+        name: str,
+        destination: HostRef,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float,
+    ) -> MigrationResult:
+        peer = self._peer(destination)
+        with self._call("ensure_migrated", name) as call:
+            self._must_be_up(call, peer)
+            here, there = self._state(call, name), peer._state(call, name)
+            if there == "running" and here != "running":
+                return MigrationResult(0.0, DOWNTIME_S)
+            if here != "running":
+                raise call.failure(f"domain {name} does not run there: it cannot be migrated")
+            if there is not None:
+                raise call.failure(f"domain '{name}' is already active on {peer._host}")
+            call.execute(
+                "INSERT INTO domains SELECT ?, name, uuid, vm_id, site, 'incoming', spec FROM domains"
+                " WHERE host = ? AND name = ?",
+                (peer._host, self._host, name),
+            )
+            spec = call.one("SELECT spec FROM domains WHERE host = ? AND name = ?", (self._host, name))[0]
+            peer._start(call, name, json.loads(spec))
+            if progress:
+                with call.outside():
+                    progress(0, MIB)
+                    progress(MIB, MIB)
+            peer._set_state(call, name, "running")
+            self._forget(call, name)
+            return MigrationResult(0.0, DOWNTIME_S)
+
+    def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
+        peer = self._peer(destination)
+        with self._call("ensure_settled", name) as call:
+            self._must_be_up(call, peer)
+            here, there = self._state(call, name), peer._state(call, name)
+            if here == there == "running":
+                raise call.failure(f"domain {name} runs there and on {peer._host}: stop one of them by hand")
+            if there is not None and (here is None or there in ("running", "paused")):
+                self._forget(call, name)
+                return MigrationResult(None, None)
+            peer._forget(call, name)
+            return None
+
+    def _peer(self, destination: HostRef) -> SimulatedHypervisor:
+        return SimulatedHypervisor(destination, self._access)
+
+    def _must_be_up(self, call: Call, peer: SimulatedHypervisor) -> None:
+        row = call.one("SELECT up FROM hosts WHERE name = ?", (peer._host,))
+        if not row or not row[0]:
+            raise HostUnreachable(f"{peer._host}: cannot be reached from {self._host}.")
+
+    def _state(self, call: Call, name: str) -> str | None:
+        row = call.one("SELECT state FROM domains WHERE host = ? AND name = ?", (self._host, name))
+        return row[0] if row else None
+
+    def _set_state(self, call: Call, name: str, state: str) -> None:
+        call.execute("UPDATE domains SET state = ? WHERE host = ? AND name = ?", (state, self._host, name))
+
+    def _forget(self, call: Call, name: str) -> None:
+        call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
+        call.execute("DELETE FROM domains WHERE host = ? AND name = ?", (self._host, name))
+
     def ensure_removed(self, name: str) -> bool:
         with self._call("ensure_removed", name) as call:
             where = (self._host, name)
@@ -162,6 +234,11 @@ def _encoded(spec: DomainSpec) -> str:
     files = [disk.path for disk in spec.disks] + ([spec.seed_path] if spec.seed_path else [])
     nics = [{"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id} for nic in spec.nics]
     return json.dumps({"files": files, "nics": nics, "spec": repr(spec)})
+
+
+def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:
+    """What simulated hosts can do."""
+    return CAPABILITIES
 
 
 def hypervisor(host: HostRef, access: Access) -> SimulatedHypervisor:

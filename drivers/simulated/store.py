@@ -35,6 +35,8 @@ CALLS = (
     "hypervisor.read_counters",
     "hypervisor.ensure_defined",
     "hypervisor.ensure_started",
+    "hypervisor.ensure_migrated",
+    "hypervisor.ensure_settled",
     "hypervisor.ensure_removed",
     "datastore.read_use",
     "datastore.read_files",
@@ -88,6 +90,7 @@ CREATE TABLE networks(
 CREATE TABLE ports(
     host TEXT NOT NULL, device TEXT NOT NULL, switch TEXT NOT NULL, domain TEXT NOT NULL,
     PRIMARY KEY (host, device)) WITHOUT ROWID;
+-- state 'incoming': the destination's copy of a machine that migrates; its guest does not run.
 CREATE TABLE domains(
     host TEXT NOT NULL, name TEXT NOT NULL, uuid TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
     state TEXT NOT NULL, spec TEXT NOT NULL, PRIMARY KEY (host, name)) WITHOUT ROWID;

@@ -201,6 +201,7 @@ def operations(
     open_only: bool = False,
     parent_id: str | None = None,
     object_id: str | None = None,
+    operation_id: str | None = None,
 ) -> Rows:
     """The newest first; all where `limit` is None."""
     child = aliased(Operation)
@@ -213,6 +214,8 @@ def operations(
         query = query.where(Operation.parent_id == parent_id)
     if object_id:
         query = query.where(Operation.object_id == object_id)
+    if operation_id:
+        query = query.where(Operation.id == operation_id)
     return [
         {
             "id": o.id,
@@ -225,6 +228,7 @@ def operations(
             "finished_at": o.finished_at,
             "outcome": o.outcome,
             "error": o.error,
+            "result": o.result,
             "parent_id": o.parent_id,
             "children": children,
             "attempts": o.attempts,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from interfaces.cli import listings
-from interfaces.cli.output import json_option, print_json, print_table
+from interfaces.cli.output import json_option, print_fields, print_json, print_table
 from interfaces.cli.session import reading
+from vdc.errors import NotFound
 
 
 @click.group()
@@ -31,3 +32,19 @@ def list_(limit: int, open_only: bool, parent_id: str | None, as_json: bool) -> 
         ("id", "kind", "object", "requested_by", "started_at", "outcome", "error"),
         empty="No operation.",
     )
+
+
+@group.command()
+@click.argument("operation_id", metavar="ID")
+@json_option
+def show(operation_id: str, as_json: bool) -> None:
+    """One operation, with what came of it."""
+    with reading() as session:
+        rows = listings.operations(session, operation_id=operation_id)
+    if not rows:
+        raise NotFound(f"There is no operation {operation_id!r}: `vdc operation list` has them.")
+    if as_json:
+        print_json(rows[0])
+        return
+    fields = {key: value for key, value in rows[0].items() if key != "result"}
+    print_fields(fields | (rows[0]["result"] or {}))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from interfaces.cli.machines import Rows, machines
+from interfaces.cli.migration import migrate
 from interfaces.cli.output import (
     human_mib,
     json_option,
@@ -25,7 +26,10 @@ COLUMNS = ("name", "tenant", "state", "host", "vcpu", ("memory_mib", "MEM MIB"),
 
 @click.group()
 def group() -> None:
-    """Machines: deploy, list, show, terminate."""
+    """Machines: deploy, list, show, migrate, terminate."""
+
+
+group.add_command(migrate)
 
 
 @group.command("list")

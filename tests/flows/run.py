@@ -12,6 +12,7 @@ from vdc.requests import (
     DeployRequest,
     EnrollHostRequest,
     ImportImageRequest,
+    MigrateRequest,
     TerminateRequest,
 )
 
@@ -26,6 +27,12 @@ def terminate(*vms: str, tenant: str = "") -> str:
     from flows.terminate import terminate as flow
 
     return flow(TerminateRequest(vms=list(vms), tenant=tenant))
+
+
+def migrate(vm: str, to: str = "") -> str:
+    from flows.migrate import migrate as flow
+
+    return flow(MigrateRequest(vm=vm, to=to))
 
 
 def reconcile() -> list[Finding]:

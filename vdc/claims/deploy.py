@@ -17,7 +17,7 @@ from vdc.claims.burst import Burst, choose
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
-from vdc.placement import Group, Shape, parse_rank, place
+from vdc.placement import Shape, parse_rank, place
 from vdc.pricing import ListPrices, per_hour, per_month
 from vdc.requests import DeployRequest
 from vdc.schema import (
@@ -35,8 +35,8 @@ from vdc.schema import (
     new_id,
     utc_now,
 )
-from vdc.states import HOLDING, Desired, VmState
-from vdc.usage import Use, check_quota, host_loads
+from vdc.states import Desired, VmState
+from vdc.usage import Use, check_quota, group_of, host_loads
 
 MAX_COUNT = 10_000
 MIN_MEMORY_MIB = 16
@@ -147,15 +147,6 @@ def _names(session: Session, request: DeployRequest, tenant: Tenant, vm_ids: Seq
     return names
 
 
-def _group(session: Session, group: PlacementGroup | None) -> Group | None:
-    if group is None:
-        return None
-    hosts = session.scalars(
-        select(Vm.host_id).where(Vm.group_id == group.id, Vm.state.in_(HOLDING)).distinct()
-    )
-    return Group(group.name, group.policy, frozenset(hosts))
-
-
 def _place(
     session: Session, request: DeployRequest, what: _Resolved, clouds: Mapping[str, str]
 ) -> tuple[list[str], tuple[str, ...], Burst | None]:
@@ -164,7 +155,8 @@ def _place(
     hosts = host_loads(session)
     if not hosts and request.burst == "never":
         raise NoCapacity("There is no host yet: enroll one with `vdc host enroll`.")
-    placement = place(request.count, shape, hosts, parse_rank(request.policy), _group(session, what.group))
+    group = group_of(session, what.group) if what.group else None
+    placement = place(request.count, shape, hosts, parse_rank(request.policy), group)
     host_ids = [host_id for host_id in placement.host_ids if host_id is not None]
     if len(host_ids) < request.count:
         some = f"only {len(host_ids)} of {request.count} machines fit" if host_ids else "no host can take it"

@@ -1,0 +1,45 @@
+"""Move a running machine to another host."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.settings import flow_options
+from tasks.abilities import abilities
+from tasks.batches import claimed, fenced
+from tasks.migration import migrate_vm, settle_and_record
+from vdc.claims.migrate import claim_migrate
+from vdc.errors import OperationFailed, Superseded, VdcError
+from vdc.requests import MigrateRequest
+
+
+@flow(name="migrate", flow_run_name="migrate {request.vm}", **flow_options())
+def migrate(request: MigrateRequest) -> str:
+    """Reserve the machine's place, bring it there while it runs, see where it is, write that down.
+
+    Returns the operation's id. Raises Refused before anything is touched, OperationFailed where the machine
+    stayed where it was, or where it could not be seen which of the two hosts it is on.
+    """
+    move = claimed(claim_migrate, request, abilities())
+    with fenced(move.claim) as fence:
+        failure = ""
+        try:
+            migrate_vm(move, fence)
+        except Superseded:
+            raise
+        except VdcError as error:
+            failure = str(error)
+        try:
+            moved = settle_and_record(move, fence, failure) is not None
+        except Superseded:
+            raise
+        except VdcError as error:
+            raise OperationFailed(
+                f"It could not be seen where {move.spec.name} is: {error} `vdc reconcile` goes on. {failure}",
+                move.claim.operation_id,
+            ) from error
+    if not moved:
+        raise OperationFailed(
+            f"{move.spec.name} stayed on host {move.spec.host.name}: {failure}", move.claim.operation_id
+        )
+    return move.claim.operation_id
