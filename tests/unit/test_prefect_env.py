@@ -58,3 +58,10 @@ def test_too_late_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "prefect", sys)
     with pytest.raises(RuntimeError, match="before prefect is imported"):
         apply(settings)
+
+
+def test_authorities_are_left_out_on_plain_http_only(tmp_path: Path) -> None:
+    local = client_env(Settings(home=tmp_path))
+    assert Path(local["PREFECT_API_SSL_CERT_FILE"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
+    far = client_env(Settings(home=tmp_path, prefect_api_url="https://prefect.example/api"))
+    assert "PREFECT_API_SSL_CERT_FILE" not in far
