@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -96,7 +97,10 @@ def spans(events: pd.DataFrame, window: Window) -> pd.DataFrame:
 
 def charges(of: pd.DataFrame) -> pd.DataFrame:
     """What is charged for spans: a row for each item, machine and unbroken time of one quantity."""
-    frames = [_charged(of, item) for item in ITEMS]
+    of = of.assign(payer=of.groupby(["vm_id", "tenant_id", "hourly_price"], sort=False).ngroup())
+    frames = [frame for item in ITEMS if len(frame := _charged(of, item))]
+    if not frames:
+        return of.head(0).assign(what="", quantity=0)[CHARGES]
     # Machines by name; of each its items in the tariff's order, and each of these by time.
     return pd.concat(frames, ignore_index=True).sort_values(
         ["tenant_id", "machine", "vm_id"], kind="stable", ignore_index=True
@@ -104,17 +108,16 @@ def charges(of: pd.DataFrame) -> pd.DataFrame:
 
 
 def _charged(of: pd.DataFrame, item: Item) -> pd.DataFrame:
-    due = of[(of["provider"] == item.provider) & (of["running"] | item.while_stopped)]
-    due = due.assign(what=item.what, quantity=due[item.quantity])
-    due = due[due["quantity"] > 0]
-    before = due.shift(1)
-    unbroken = due["begin"] == before["end"]
-    for column in ("vm_id", "tenant_id", "quantity", "hourly_price"):
-        unbroken &= due[column] == before[column]
-    first = due[~unbroken].reset_index(drop=True)
-    # The last span of a run is the one before the first of the next.
-    last = due[~unbroken.shift(-1, fill_value=False)].reset_index(drop=True)
-    return first.assign(end=last["end"])[CHARGES]
+    due = of[
+        (of["provider"] == item.provider) & (of["running"] | item.while_stopped) & (of[item.quantity] > 0)
+    ]
+    payer, quantity, begin, end = (due[c].to_numpy() for c in ("payer", item.quantity, "begin", "end"))
+    goes_on = (payer[1:] == payer[:-1]) & (quantity[1:] == quantity[:-1]) & (begin[1:] == end[:-1])
+    # Of a run of spans that go on from each other, the beginning of the first and the end of the last.
+    first, last = (np.ones(len(due), bool) for _ in range(2))
+    first[1:], last[:-1] = ~goes_on, ~goes_on
+    runs = due[first].assign(what=item.what, quantity=quantity[first], end=due["end"].array[last])
+    return runs[CHARGES]
 
 
 def hours(of: pd.DataFrame) -> pd.Series:
