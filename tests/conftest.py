@@ -1,5 +1,11 @@
 """Fixtures that several kinds of tests share. Each costs nothing until a test asks for it."""
 
+from __future__ import annotations
+
+import sys
+
+import pytest
+
 from tests.ec2_fixture import ec2, ec2_endpoint
 from tests.lab_fixture import lab
 from tests.postgres import inventory_url, postgres_server, postgres_url
@@ -15,3 +21,9 @@ __all__ = [
     "prefect_client",
     "prefect_server",
 ]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prefect is bound to a server when it is imported, and the tests' server does not run yet."""
+    if "prefect" in sys.modules:
+        raise pytest.UsageError("A test module imports prefect (tasks, flows) at its top: do it in the test.")

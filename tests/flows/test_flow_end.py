@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 
-from prefect import flow_engine
+import pytest
 
-import flows.settings  # noqa: F401 (what it changes is what is tested)
+from vdc.settings import Settings
+
+pytestmark = pytest.mark.prefect
 
 
 class _Engine:
@@ -28,7 +30,11 @@ class _Engine:
         self.beaten.set()
 
 
-def test_a_flow_ends_at_once_and_still_beats() -> None:
+def test_a_flow_ends_at_once_and_still_beats(prefect_client: Settings) -> None:
+    from prefect import flow_engine
+
+    import flows.settings  # noqa: F401 (what it changes is what is tested)
+
     engine = _Engine()
     with flow_engine._send_heartbeats(engine):
         assert engine.beaten.wait(10)
