@@ -13,7 +13,7 @@ from vdc.records import record_terminated
 from vdc.requests import TerminateRequest
 
 
-@flow(name="terminate", flow_run_name="terminate {request.vms}", **flow_options())
+@flow(name="terminate", flow_run_name="terminate {request.label}", **flow_options())
 def terminate(request: TerminateRequest) -> str:
     """Mark each machine as leaving, remove it from its host, release what it held.
 

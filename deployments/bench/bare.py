@@ -1,8 +1,7 @@
 """The floor: the same machines made and removed by the best simple loop one would write without us.
 
 Plain libvirt-python and paramiko, a thread pool a host: no inventory, no Prefect, no check, no retry. It is
-given its seeds and domain descriptions ready made, and makes disk and seed in one SSH command, so what it
-takes is what the host, libvirt and SSH take.
+given its seeds and domain descriptions ready made, so what it takes is what the host, libvirt and SSH take.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ class BareHost:
 
     def make(self, machine: BareMachine) -> None:
         image, disk, seed = map(shlex.quote, (machine.image, machine.disk, machine.seed))
-        create = f"qemu-img create -q -f qcow2 -b {image} -F qcow2 {disk} {machine.size_mib}M"
-        self._run(f"{create} && cat > {seed}", machine.seed_content)
+        self._run(f"qemu-img create -q -f qcow2 -b {image} -F qcow2 {disk} {machine.size_mib}M")
+        self._run(f"cat > {seed}", machine.seed_content)
         domain = self.conn.defineXML(machine.xml)
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
