@@ -143,6 +143,20 @@ def open_one(session: Session, opening: Opening, *, actor: str, flow_run_id: str
     return open_many(session, [opening], actor=actor, flow_run_id=flow_run_id)[0]
 
 
+def open_of_run(session: Session, kind: str, flow_run_id: str | None) -> Operation | None:
+    """The open operation of this kind of a flow run: a run that is repeated goes on with it."""
+    if flow_run_id is None:
+        return None
+    return session.scalars(
+        select(Operation).where(
+            Operation.flow_run_id == flow_run_id,
+            Operation.kind == kind,
+            Operation.parent_id.is_(None),
+            Operation.finished_at.is_(None),
+        )
+    ).first()
+
+
 def take_over(session: Session, operation: Operation, flow_run_id: str | None = None) -> Claim:
     """Make an open operation ours; its former owner is superseded from the commit on.
 

@@ -65,15 +65,7 @@ def open_batch(
 
 def adopt_batch(session: Session, kind: str, flow_run_id: str | None) -> Batch | None:
     """The open batch of this flow run: a run that is repeated goes on with what it had claimed."""
-    if flow_run_id is None:
-        return None
-    parent = session.scalars(
-        select(Operation).where(
-            Operation.flow_run_id == flow_run_id,
-            Operation.kind == kind,
-            Operation.open_key.like("batch:%"),
-        )
-    ).first()
+    parent = operations.open_of_run(session, kind, flow_run_id)
     if parent is None:
         return None
     children = session.scalars(

@@ -44,8 +44,8 @@ def claim_migrate(
     flow_run_id: str | None = None,
 ) -> Move:
     """Open the operation, choose the host and reserve the machine's place there. Raises Refused."""
-    if flow_run_id and (adopted := _adopt(session, flow_run_id)):
-        return adopted
+    if begun := operations.open_of_run(session, "migrate", flow_run_id):
+        return adopt_move(session, begun)
     vm = find_vm(session, request.vm, request.tenant)
     opening = Opening("migrate", "vm", vm.id, vm.name, request.model_dump(mode="json"))
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
@@ -62,18 +62,6 @@ def claim_migrate(
     target, said = _place(session, vm, spec, request.to, abilities)
     vm.state, vm.target_host_id = VmState.MIGRATING, target.id
     return Move(claim, spec, host_ref(target), said)
-
-
-def _adopt(session: Session, flow_run_id: str) -> Move | None:
-    """The open migration of this flow run: a run that is repeated goes on with it."""
-    operation = session.scalars(
-        select(Operation).where(
-            Operation.flow_run_id == flow_run_id,
-            Operation.kind == "migrate",
-            Operation.finished_at.is_(None),
-        )
-    ).first()
-    return adopt_move(session, operation) if operation else None
 
 
 def adopt_move(session: Session, operation: Operation) -> Move:
