@@ -189,7 +189,7 @@ class SimulatedHypervisor:
                 raise call.failure(f"domain {name} runs there and on {peer._host}: stop one of them by hand")
             if there is not None and (here is None or there in ("running", "paused")):
                 self._forget(call, name)
-                return MigrationResult(None, None)
+                return MigrationResult(0.0, DOWNTIME_S)
             peer._forget(call, name)
             return None
 

@@ -280,7 +280,7 @@ def test_what_fails_after_the_launch_is_taken_back(simulated: Site) -> None:
         ({}, {"burst_allowed": False}, "tenant default does not allow it"),
         ({}, {"burst_max_vms": 0}, "has 0 of 0 machines in clouds, 1 more would be needed"),
         ({}, {"burst_max_price": Decimal("0.001")}, "for at most 0.001 an hour"),
-        ({"memory_mib": 99_999, "count": 1}, {}, "no instance type with a known price"),
+        ({"memory_mib": 999_999, "count": 1}, {}, "no instance type with a known price"),
         ({"start": "paused"}, {}, "started running, not paused"),
     ],
 )

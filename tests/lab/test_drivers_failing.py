@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from drivers.contract import Access
 from drivers.hypervisor import libvirt as libvirt_driver
 from drivers.hypervisor.libvirt import LibvirtHypervisor
 from drivers.ssh import HostKeyChanged, HostKeyUnknown, Ssh, address_of
+from tests.forked import in_fork
 from tests.lab_fixture import LabAccess
 from vdc.errors import HostUnreachable, TimedOut
 from vdc.model import HostRef
@@ -156,15 +156,8 @@ def test_host_key_trouble_is_told_clearly_when_libvirt_connects(lab: LabAccess, 
 
 def test_child_of_a_fork_has_its_own_connection(lab: LabAccess, hypervisor: LibvirtHypervisor) -> None:
     before = hypervisor.read_facts().hostname
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-
-    child = context.Process(target=lambda: queue.put(hypervisor.read_facts().hostname))
-    child.start()
-    child.join(30)
-
-    assert child.exitcode == 0
-    assert queue.get() == before == hypervisor.read_facts().hostname
+    assert in_fork(lambda: hypervisor.read_facts().hostname) == before
+    assert hypervisor.read_facts().hostname == before
 
 
 def test_threads_share_a_connection(hypervisor: LibvirtHypervisor) -> None:

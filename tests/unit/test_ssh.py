@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ import pytest
 from drivers import ssh as ssh_module
 from drivers.contract import Access
 from drivers.ssh import AccessDenied, Address, HostKeyChanged, HostKeyUnknown, Ssh, address_of, read_host_key
+from tests.forked import in_fork
 from tests.requires import missing
 from vdc.errors import DriverFailure, HostUnreachable, Invalid, TimedOut, Unready
 
@@ -207,15 +207,7 @@ def test_many_threads_share_one_connection(server: Server, ssh: Ssh) -> None:
 
 def test_child_of_a_fork_has_its_own_connection(server: Server, ssh: Ssh) -> None:
     ssh.run(["true"])
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-
-    child = context.Process(target=lambda: queue.put(ssh.run(["echo", "child"])))
-    child.start()
-    child.join(20)
-
-    assert child.exitcode == 0
-    assert queue.get() == b"child\n"
+    assert in_fork(lambda: ssh.run(["echo", "child"])) == b"child\n"
     assert ssh.run(["echo", "parent"]) == b"parent\n"
 
 
