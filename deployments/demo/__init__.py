@@ -1,0 +1,1 @@
+"""A datacenter on this machine, from nothing to a bill: what `make demo` shows and takes down again."""

@@ -1,0 +1,134 @@
+"""The lab's hosts in an inventory of their own: what tests of flows on real machines work on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.flows import run
+from tests.flows.site import settings
+from tests.lab_fixture import LabAccess
+from vdc import catalog, inventory
+from vdc.inventory import read_session, write_session
+from vdc.model import nic_device
+from vdc.schema import Nic, Operation, Vm
+from vdc.settings import Settings
+from vdc.states import HOLDING
+
+VLAN = 300
+
+
+@dataclass(frozen=True)
+class Datacenter:
+    """The lab's hosts, enrolled, with an image, a VLAN and a template `tiny`."""
+
+    lab: LabAccess
+    url: str
+
+    @property
+    def store(self) -> Path:
+        return self.lab.lab.datastore
+
+    def on_host(self, host: str, *argv: str) -> str:
+        pid = str(self.lab.lab.host(host).pid)
+        command = ["nsenter", "-t", pid, "-m", "-n", "-u", *argv]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def domains(self) -> dict[str, set[str]]:
+        """Names of the domains on each host, as virsh says."""
+        return {
+            h.name: set(self.on_host(h.name, "virsh", "list", "--all", "--name").split())
+            for h in self.lab.lab.hosts
+        }
+
+    def files(self) -> set[str]:
+        """Our files in the shared datastore, but images."""
+        return {f.name for f in self.store.iterdir() if not f.name.startswith("image-")}
+
+    def ports(self) -> set[str]:
+        return {
+            port
+            for h in self.lab.lab.hosts
+            for port in self.on_host(h.name, "ovs-vsctl", "list-ports", "ovsbr0").split()
+            if re.fullmatch(r"vd[0-9a-f]{10}-\d", port)
+        }
+
+    def assert_agrees(self) -> None:
+        """Hosts have exactly what the inventory says, and nothing is under way."""
+        expected: dict[str, set[str]] = {h.name: set() for h in self.lab.lab.hosts}
+        files: set[str] = set()
+        ports: set[str] = set()
+        from vdc import specs
+
+        with read_session(self.url) as session:
+            assert session.query(Operation).filter(Operation.finished_at.is_(None)).count() == 0
+            live = session.query(Vm).filter(Vm.state.in_(HOLDING)).all()
+            for vm in live:
+                spec = specs.load(vm.spec)
+                expected[spec.host.name].add(spec.domain)
+                files |= {spec.seed_file, *(d.file for d in spec.disks)}
+                ports |= {nic_device(vm.id, n.index) for n in spec.nics}
+            addresses = [nic.address for nic in session.query(Nic)]
+            assert len(set(addresses)) == len(addresses) == len(live)
+        assert self.domains() == expected
+        assert self.files() == files
+        assert self.ports() == ports
+
+    def live(self) -> list[str]:
+        with read_session(self.url) as session:
+            return [vm.name for vm in session.query(Vm).filter(Vm.state.in_(HOLDING))]
+
+
+@pytest.fixture(scope="module")
+def datacenter(
+    lab: LabAccess, prefect_client: Settings, tiny_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Datacenter]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('inventory') / 'inventory.db'}"
+    inventory.migrate(url)
+    home = lab.access.key_file.parent.parent
+    values = {"home": home, "prefect_api_url": prefect_client.api_url, "database_url": url, "retries": 1}
+    with settings(**values, operation_lease_s=5):
+        with write_session(url) as session:
+            catalog.create_datastore(
+                session, "shared", "qcow2:///srv/vdc/shared", disk_format="qcow2", actor="test"
+            )
+        for host in lab.lab.hosts:
+            run.enroll_host(
+                name=host.name,
+                uri=host.uri,
+                host_key=host.fingerprint,
+                domain_type="qemu",
+                migration_address=host.migration_address,
+                cpu_overcommit=8,
+            )
+        run.import_image(file=str(tiny_image), name="tiny", datastore="shared")
+        with write_session(url) as session:
+            catalog.create_vnet(
+                session,
+                "blue",
+                uri="vlan://ovsbr0",
+                needs_vlan=True,
+                vlan_id=VLAN,
+                cidr="10.3.0.0/24",
+                actor="test",
+            )
+            catalog.create_template(
+                session, "tiny", image="tiny", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+            )
+        yield Datacenter(lab, url)
+
+
+@pytest.fixture
+def clean(datacenter: Datacenter) -> Iterator[Datacenter]:
+    """The datacenter without machines, before and after."""
+    datacenter.assert_agrees()
+    yield datacenter
+    if names := datacenter.live():
+        run.terminate(*names)
+    datacenter.assert_agrees()
+    assert datacenter.live() == []
