@@ -12,7 +12,7 @@ from vdc.billing import Issued, claim_bills, record_bills
 from vdc.requests import BillRequest
 
 
-@flow(name="bill", flow_run_name="bill {request.month} {request.tenant}", **flow_options())
+@flow(name="bill", flow_run_name="bill {request.label}", **flow_options())
 def bill(request: BillRequest) -> list[Issued]:
     """Count what each tenant used, price it, number the bills and keep them; what is issued stays as it is.
 

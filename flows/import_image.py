@@ -13,7 +13,7 @@ from vdc.errors import OperationFailed, Superseded, VdcError
 from vdc.requests import ImportImageRequest
 
 
-@flow(name="import-image", flow_run_name="import {request.name}", **flow_options())
+@flow(name="import-image", flow_run_name="import {request.name} into {request.datastore}", **flow_options())
 def import_image(request: ImportImageRequest) -> str:
     """Inspect the file, convert it if need be, upload it whole.
 

@@ -13,7 +13,7 @@ from vdc.errors import OperationFailed, Superseded, VdcError
 from vdc.requests import MigrateRequest
 
 
-@flow(name="migrate", flow_run_name="migrate {request.vm}", **flow_options())
+@flow(name="migrate", flow_run_name="migrate {request.label}", **flow_options())
 def migrate(request: MigrateRequest) -> str:
     """Reserve the machine's place, bring it there while it runs, see where it is, write that down.
 
