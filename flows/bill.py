@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, fenced, recorded
 from tasks.billing import draft_bills, tariff_of
 from vdc.access import actor
@@ -20,8 +21,11 @@ def bill(request: BillRequest) -> list[Issued]:
     """
     tariff = tariff_of(request.tariff)
     claim = claimed(claim_bills, request)
-    if claim.claim is None:
-        return list(claim.issued)
-    with fenced(claim.claim):
-        drafts = draft_bills(claim, tariff)
-    return recorded(record_bills, claim, drafts, actor())
+    issued = list(claim.issued)
+    if claim.claim is not None:
+        with fenced(claim.claim):
+            telling.bill_plan(claim, tariff)
+            drafts = draft_bills(claim, tariff)
+        issued = recorded(record_bills, claim, drafts, actor())
+    telling.bill_result(claim.month, issued)
+    return issued

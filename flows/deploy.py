@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, conclude, fenced, read
 from tasks.cloud_check import ask_clouds
 from tasks.environment import environment
@@ -28,8 +29,10 @@ def deploy(request: DeployRequest) -> str:
     failed.
     """
     clouds = ask_clouds(read(questions, request))
-    batch = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds).batch
+    claim = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds)
+    batch = claim.batch
     with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+        telling.deploy_plan(request, claim)
         act_on_each(
             "deploying",
             provision_vm,
