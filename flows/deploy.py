@@ -19,7 +19,7 @@ from vdc.requests import DeployRequest
 
 @flow(
     name="deploy",
-    flow_run_name="deploy {request.count} x {request.template} for {request.tenant}",
+    flow_run_name="deploy {request.label}",
     **flow_options(),
 )
 def deploy(request: DeployRequest) -> str:

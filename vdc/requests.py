@@ -22,24 +22,25 @@ class DeployRequest(Request):
     count: int = Field(default=1, description="How many machines.")
     tenant: str = Field(default="default", description="Whose machines they are.")
     name: str = Field(
-        default="", description="Name of the machine; with a count above 1, -1, -2, ... is appended."
+        default="",
+        description="Name of the machine; with a count above 1, -1, -2, ... is appended. Empty: made up.",
     )
     vcpu: int | None = Field(
-        title="vCPU", default=None, description="Virtual CPUs, instead of the template's."
+        title="vCPU", default=None, description="Virtual CPUs of each; None: the template's."
     )
     memory_mib: int | None = Field(
-        title="Memory (MiB)", default=None, description="Memory in MiB, instead of the template's."
+        title="Memory (MiB)", default=None, description="Memory of each in MiB; None: the template's."
     )
     disk_mib: int | None = Field(
-        title="Disk (MiB)", default=None, description="Disk size in MiB, instead of the template's."
+        title="Disk (MiB)", default=None, description="Disk size of each in MiB; None: the template's."
     )
     vnets: list[str] | None = Field(
-        title="Virtual networks", default=None, description="Virtual networks, instead of the template's."
+        title="Virtual networks", default=None, description="Names of virtual networks; None: the template's."
     )
     policy: str = Field(
         default="spread", description="spread, pack, load-aware, or a rank expression (higher wins)."
     )
-    group: str = Field(default="", description="Placement group that the machines join.")
+    group: str = Field(default="", description="Placement group that the machines join; empty: none.")
     start: Literal["running", "paused", "stopped"] = Field(
         default="running", description="State after deployment."
     )
@@ -48,12 +49,17 @@ class DeployRequest(Request):
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
 
+    @property
+    def label(self) -> str:
+        """`4 x tiny for acme`, `4 x tiny as web for acme`."""
+        return f"{self.count} x {self.template}{self.name and f' as {self.name}'} for {self.tenant}"
+
 
 class TerminateRequest(Request):
     """Remove machines for good."""
 
     vms: list[str] = Field(title="Machines", description="Names or ids of the machines.")
-    tenant: str = Field(default="", description="Whose machines, where a name is not unique.")
+    tenant: str = Field(default="", description="Whose machines; needed where a name is not unique.")
 
     @property
     def label(self) -> str:
@@ -66,7 +72,7 @@ class MigrateRequest(Request):
     """Move a running machine to another host; it goes on running."""
 
     vm: str = Field(title="Machine", description="Name or id of the machine.")
-    tenant: str = Field(default="", description="Whose machine, where the name is not unique.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
     to: str = Field(title="To host", default="", description="Name of the host; empty: the best one.")
 
     @property
@@ -92,9 +98,7 @@ class EnrollHostRequest(Request):
     migration_address: str = Field(
         default="", description="Where other hosts reach it; empty: as in the URI."
     )
-    datastores: list[str] | None = Field(
-        default=None, description="Datastores it must mount; none given: all."
-    )
+    datastores: list[str] | None = Field(default=None, description="Datastores it must mount; None: all.")
     networks: list[str] = Field(default=["vlan://ovsbr0"], description="Uplinks that it must have.")
     cpu_overcommit: float = Field(
         title="CPU overcommit", default=1.0, description="vCPUs sold for each CPU of the host."

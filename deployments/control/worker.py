@@ -17,7 +17,7 @@ from vdc.settings import CHECKOUT, Settings
 
 POLL_S = 2
 """How often it asks for work: what somebody who pressed Run waits for, apart from the start of a process."""
-STOP_PATIENCE_S = 10.0
+STOP_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

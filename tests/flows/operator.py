@@ -29,6 +29,11 @@ class Operator:
             check=False,
         )
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Type a command without waiting for its end."""
+        command = [sys.executable, "-m", "interfaces.cli.main", *arguments]
+        return subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL)
+
     def done(self, *arguments: str) -> str:
         seen = self.vdc(*arguments)
         assert seen.returncode == 0, seen.stderr

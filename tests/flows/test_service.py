@@ -26,7 +26,7 @@ from vdc.states import VmState
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 T = TypeVar("T")
 
 
@@ -153,7 +153,7 @@ def test_a_deployment_from_the_form_is_carried_out_by_the_worker(service: Servic
     run_id = service.press_run("deploy", template="tiny", count=3, name="web")
     run = service.ended(run_id)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["name"] == "deploy 3 x tiny for default"
+    assert run["name"] == "deploy 3 x tiny as web for default"
     assert service.site.machines() == dict.fromkeys(("web-1", "web-2", "web-3"), VmState.RUNNING)
     service.site.assert_agrees()
     operation = service.operation(run_id)
@@ -230,13 +230,15 @@ def test_a_schedule_fires(service: Service) -> None:
 
 def test_what_is_stopped_in_the_middle_is_finished_by_reconcile(service: Service) -> None:
     """`vdc down` while a machine is being made: afterwards inventory and hosts agree."""
-    calls = service.site.sim.call_count()
-    service.site.sim.set_latency("ensure_disk", 4.0)
+    worker = json.loads(service.operator.done("status", "--json"))["worker"]["pid"]
+    service.site.sim.hold("ensure_disk", deadline_s=DEADLINE_S)
     run_id = service.press_run("deploy", template="tiny", name="late")
-    eventually(lambda: service.site.machines().get("late"))
-    eventually(lambda: service.site.sim.log(since=calls) or None)
-    service.operator.done("down")
-    service.site.sim.clear()
+    service.site.sim.wait_until_held(DEADLINE_S)
+    with service.operator.begin("down") as down:
+        # The worker stands still: its flow runs are being told to end.
+        eventually(lambda: _stands_still(worker) or None)
+        service.site.sim.release("ensure_disk")
+        assert down.wait(DEADLINE_S) == 0
     assert service.site.machines()["late"] == VmState.DEPLOYING
 
     service.operator.done("up")
@@ -246,3 +248,7 @@ def test_what_is_stopped_in_the_middle_is_finished_by_reconcile(service: Service
     assert service.site.machines()["late"] == VmState.RUNNING
     assert service.operation(run_id).requested_by == PREFECT_UI
     service.site.assert_agrees()
+
+
+def _stands_still(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
