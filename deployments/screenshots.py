@@ -40,9 +40,10 @@ FLAGS = (
     "--hide-scrollbars",
 )
 
-CLICK_ARTIFACTS = (
-    "[...document.querySelectorAll('[role=tab]')].find(t => t.innerText.trim() == 'Artifacts').click()"
-)
+CLICK_ARTIFACTS = """
+[...document.querySelectorAll('*')]
+    .filter(element => element.children.length == 0 && element.innerText == 'Artifacts').pop().click()
+"""
 
 
 class Browser:
@@ -148,7 +149,7 @@ def main() -> int:
         page.evaluate(CLICK_ARTIFACTS)
         page.wait("deploy-result")
         page.save(directory / "deploy-artifacts.png")
-        page.show(f"{ui}/artifacts/artifact/{_plan_of(settings, run)}", "Quota left", height=900)
+        page.show(f"{ui}/artifacts/artifact/{_plan_of(settings, run)}", "Quota left", height=640)
         page.save(directory / "deploy-plan.png")
     return 0
 

@@ -32,7 +32,8 @@ def publish(key: str, summary: str, *parts: str) -> None:
         key=key,
         type="markdown",
         description=summary,
-        data="\n\n".join(part for part in (summary, *parts) if part),
+        # The UI shows the description above the rest, and nothing above an empty rest.
+        data="\n\n".join(part for part in parts if part) or summary,
         flow_run_id=context.flow_run.id,
     )
     body = artifact.model_dump(mode="json", exclude_unset=True)

@@ -35,7 +35,7 @@ def test_kept_with_the_flow_run(prefect_client: Settings) -> None:
     run_id = probe()
     (seen,) = _shown(prefect_client, "kept-result")
     assert seen["flow_run_id"] == run_id
-    assert (seen["type"], seen["data"]) == ("markdown", "2 machines done.\n\n- web-1")
+    assert (seen["type"], seen["description"], seen["data"]) == ("markdown", "2 machines done.", "- web-1")
 
 
 def test_without_a_flow_run_nothing_is_done(prefect_client: Settings) -> None:

@@ -97,10 +97,11 @@ class Service:
         return eventually(over)
 
     def artifacts(self, flow_run_id: str) -> dict[str, str]:
-        """Markdown by key."""
+        """What is read of each, by key."""
         wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}}
         # What Prefect knows of a run's return value is an artifact too, without a key.
-        return {a["key"]: a["data"] for a in self.call("/artifacts/filter", wanted) if a["key"]}
+        found = [a for a in self.call("/artifacts/filter", wanted) if a["key"]]
+        return {a["key"]: f"{a['description']}\n{a['data']}" for a in found}
 
     def log(self, flow_run_id: str) -> list[str]:
         wanted = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}}
