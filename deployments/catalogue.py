@@ -7,7 +7,8 @@ flow run has those of the worker that runs it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ class Row:
     """When it is due, in UTC; empty: only when asked for."""
     single: bool = False
     """At most one run at a time; another one is cancelled at once, as it would find nothing left to do."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Of the scheduled runs; whoever fills the form gives others."""
 
 
 CATALOGUE = (
@@ -38,7 +41,14 @@ CATALOGUE = (
     Row("terminate", "flows.terminate.terminate"),
     Row("enroll-host", "flows.enroll_host.enroll_host"),
     Row("import-image", "flows.import_image.import_image"),
+    Row("onboard-tenant", "flows.onboard_tenant.onboard_tenant"),
+    Row("migrate", "flows.migrate.migrate"),
     Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),
+    # Not in the minutes of reconcile, which asks the same hosts.
+    Row("meter", "flows.meter.meter", cron="2-59/5 * * * *", single=True),
+    Row("sweep", "flows.meter.sweep", cron="40 2 * * *", single=True),
+    # A month ends last at UTC-12, at noon UTC.
+    Row("bill", "flows.bill.bill", cron="15 12 1 * *", parameters={"request": {}}),
 )
 
 
@@ -67,10 +77,18 @@ def apply(client: SyncPrefectClient) -> None:
         client.delete_deployment(gone.id)
 
 
+def _schedules(row: Row, *, active: bool) -> list[Any]:
+    from prefect.schedules import Cron
+
+    if not row.cron:
+        return []
+    parameters = dict(row.parameters)
+    return [Cron(row.cron, timezone="UTC", slug=row.flow, active=active, parameters=parameters)]
+
+
 def _apply(row: Row, *, active: bool) -> None:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
-    from prefect.schedules import Cron
 
     options: dict[str, Any] = {}
     if row.single:
@@ -82,7 +100,7 @@ def _apply(row: Row, *, active: bool) -> None:
         name=row.flow,
         tags=[TAG],
         version=version(),
-        schedules=[Cron(row.cron, timezone="UTC", slug=row.flow, active=active)] if row.cron else [],
+        schedules=_schedules(row, active=active),
         enforce_parameter_schema=True,
         work_pool_name=WORK_POOL,
         **options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, fenced, recorded
 from tasks.billing import draft_bills, tariff_of
 from vdc.access import actor
@@ -12,7 +13,7 @@ from vdc.billing import Issued, claim_bills, record_bills
 from vdc.requests import BillRequest
 
 
-@flow(name="bill", flow_run_name="bill {request.month} {request.tenant}", **flow_options())
+@flow(name="bill", flow_run_name="bill {request.label}", **flow_options())
 def bill(request: BillRequest) -> list[Issued]:
     """Count what each tenant used, price it, number the bills and keep them; what is issued stays as it is.
 
@@ -20,8 +21,11 @@ def bill(request: BillRequest) -> list[Issued]:
     """
     tariff = tariff_of(request.tariff)
     claim = claimed(claim_bills, request)
-    if claim.claim is None:
-        return list(claim.issued)
-    with fenced(claim.claim):
-        drafts = draft_bills(claim, tariff)
-    return recorded(record_bills, claim, drafts, actor())
+    issued = list(claim.issued)
+    if claim.claim is not None:
+        with fenced(claim.claim):
+            telling.bill_plan(claim, tariff)
+            drafts = draft_bills(claim, tariff)
+        issued = recorded(record_bills, claim, drafts, actor())
+    telling.bill_result(claim.month, issued)
+    return issued

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, conclude, fenced, read
 from tasks.cloud_check import ask_clouds
 from tasks.environment import environment
@@ -18,7 +19,7 @@ from vdc.requests import DeployRequest
 
 @flow(
     name="deploy",
-    flow_run_name="deploy {request.count} x {request.template} for {request.tenant}",
+    flow_run_name="deploy {request.label}",
     **flow_options(),
 )
 def deploy(request: DeployRequest) -> str:
@@ -28,8 +29,10 @@ def deploy(request: DeployRequest) -> str:
     failed.
     """
     clouds = ask_clouds(read(questions, request))
-    batch = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds).batch
+    claim = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds)
+    batch = claim.batch
     with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+        telling.deploy_plan(request, claim)
         act_on_each(
             "deploying",
             provision_vm,

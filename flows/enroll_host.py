@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, read
 from tasks.host_check import complete_uri
 from tasks.hosts import check_host
@@ -21,4 +22,6 @@ def enroll_host(request: EnrollHostRequest) -> str:
     request = request.model_copy(update={"uri": complete_uri(request.uri)})
     datastores = read(check_enrolment, request)
     seen = check_host(request, datastores)
-    return claimed(claim_enrolment, request, seen).operation_id
+    claim = claimed(claim_enrolment, request, seen)
+    telling.enroll_result(request, seen)
+    return claim.operation_id

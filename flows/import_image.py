@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.image_check import look_at_image, prepared
 from tasks.images import remove_image, upload_image
@@ -13,7 +14,7 @@ from vdc.errors import OperationFailed, Superseded, VdcError
 from vdc.requests import ImportImageRequest
 
 
-@flow(name="import-image", flow_run_name="import {request.name}", **flow_options())
+@flow(name="import-image", flow_run_name="import {request.name} into {request.datastore}", **flow_options())
 def import_image(request: ImportImageRequest) -> str:
     """Inspect the file, convert it if need be, upload it whole.
 
@@ -32,6 +33,7 @@ def import_image(request: ImportImageRequest) -> str:
             stored_sha256=source.stored_sha256,
         )
         with fenced(image.claim) as fence:
+            telling.import_plan(request, image)
             try:
                 upload_image(image, source.file, fence)
             except Superseded:
@@ -39,9 +41,11 @@ def import_image(request: ImportImageRequest) -> str:
             except VdcError as error:
                 remove_image(image, fence)
                 recorded(record_import_failed, image.claim, image.image.image_id, str(error))
+                telling.import_result(request, str(error))
                 raise OperationFailed(
                     f"Image {request.name} was not stored on host {image.target.host.name}: {error}",
                     image.claim.operation_id,
                 ) from error
     recorded(record_imported, image)
+    telling.import_result(request)
     return image.claim.operation_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import read, recorded
 from tasks.environment import environment
 from tasks.metering import sample
@@ -15,10 +16,15 @@ from vdc.metering import Metered, read_hosts, record_samples, sweep_samples
 def meter() -> Metered:
     """Read CPU time, disk and network counters of every running machine; unreachable hosts are named."""
     hosts = read(read_hosts)
-    return recorded(record_samples, sample(hosts))
+    metered = recorded(record_samples, sample(hosts))
+    telling.meter_result(metered)
+    return metered
 
 
 @flow(name="sweep", flow_run_name="sweep", **flow_options())
 def sweep() -> int:
     """Remove samples older than the setting sample_retention_days; returns how many."""
-    return recorded(sweep_samples, environment().settings.sample_retention_days)
+    days = environment().settings.sample_retention_days
+    removed = recorded(sweep_samples, days)
+    telling.sweep_result(removed, days)
+    return removed

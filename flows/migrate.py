@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.abilities import abilities
 from tasks.batches import claimed, fenced
 from tasks.migration import migrate_vm, settle_and_record
@@ -13,7 +14,7 @@ from vdc.errors import OperationFailed, Superseded, VdcError
 from vdc.requests import MigrateRequest
 
 
-@flow(name="migrate", flow_run_name="migrate {request.vm}", **flow_options())
+@flow(name="migrate", flow_run_name="migrate {request.label}", **flow_options())
 def migrate(request: MigrateRequest) -> str:
     """Reserve the machine's place, bring it there while it runs, see where it is, write that down.
 
@@ -22,6 +23,7 @@ def migrate(request: MigrateRequest) -> str:
     """
     move = claimed(claim_migrate, request, abilities())
     with fenced(move.claim) as fence:
+        telling.migrate_plan(move)
         failure = ""
         try:
             migrate_vm(move, fence)
@@ -30,7 +32,7 @@ def migrate(request: MigrateRequest) -> str:
         except VdcError as error:
             failure = str(error)
         try:
-            moved = settle_and_record(move, fence, failure) is not None
+            result = settle_and_record(move, fence, failure)
         except Superseded:
             raise
         except VdcError as error:
@@ -38,7 +40,8 @@ def migrate(request: MigrateRequest) -> str:
                 f"It could not be seen where {move.spec.name} is: {error} `vdc reconcile` goes on. {failure}",
                 move.claim.operation_id,
             ) from error
-    if not moved:
+        telling.migrate_result(move, result, failure)
+    if result is None:
         raise OperationFailed(
             f"{move.spec.name} stayed on host {move.spec.host.name}: {failure}", move.claim.operation_id
         )

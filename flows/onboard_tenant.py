@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed
 from tasks.environment import environment
 from tasks.tenant_file import read_tenant_file
@@ -21,4 +22,6 @@ def onboard_tenant(request: OnboardTenantRequest) -> Onboarded:
     """
     settings = environment().settings
     wanted = read_tenant_file(request.file)
-    return claimed(onboard, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans)
+    done = claimed(onboard, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans)
+    telling.onboard_result(done)
+    return done

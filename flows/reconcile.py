@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.clouds import converge_clouds
 from tasks.converging import clean, finish, finish_leaving, observe, recover, settle
@@ -42,4 +43,5 @@ def reconcile() -> list[Finding]:
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)
+    telling.reconcile_result(findings)
     return findings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, conclude, fenced
 from tasks.fanout import Recorder, act_on_each
 from tasks.machines import teardown_vm
@@ -22,6 +23,7 @@ def terminate(request: TerminateRequest) -> str:
     """
     batch = claimed(claim_terminate, request)
     with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+        telling.terminate_plan(batch)
         act_on_each(
             "terminating",
             teardown_vm,

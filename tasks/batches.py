@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from prefect.runtime import flow_run
 
+from tasks import telling
 from tasks.environment import environment
 from vdc.access import actor
 from vdc.claims.batch import Batch
 from vdc.errors import OperationFailed
 from vdc.inventory import read_session, write_session
 from vdc.operations import Claim, Fence
-from vdc.records import close_batch
+from vdc.records import close_batch, read_concluded
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def fenced(*claims: Claim) -> Iterator[Fence]:
 def conclude(batch: Batch) -> str:
     """Close the batch and return its operation's id. Raises OperationFailed where a machine failed."""
     error = recorded(close_batch, batch.claim)
+    telling.batch_result(read(read_concluded, batch.claim))
     if error:
         raise OperationFailed(error, batch.claim.operation_id)
     return batch.claim.operation_id

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from vdc.claims.burst import PROVIDER
 from vdc.model import VmSpec
 from vdc.operations import Claim, close
-from vdc.schema import Disk, Nic, Operation, UsageEvent, Vm, utc_now
+from vdc.schema import Disk, Host, Nic, Operation, UsageEvent, Vm, utc_now
 from vdc.states import Desired, VmState
 
 
@@ -160,6 +160,41 @@ def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Out
     _release(session, [o.spec.vm_id for o in gone], VmState.GONE)
     _close(session, ours)
     return ours
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """What became of one machine of a batch, and what state it is in now; `after_s` since the claim."""
+
+    kind: str
+    name: str
+    host: str
+    state: str
+    outcome: str
+    after_s: float
+    error: str
+
+
+def read_concluded(session: Session, batch: Claim) -> list[Concluded]:
+    """All machines of the batch whose operation is over, whoever ended it."""
+    query = (
+        select(Operation, Vm.name, Vm.state, func.coalesce(Host.name, Vm.zone, ""))
+        .join(Vm, Vm.id == Operation.object_id)
+        .outerjoin(Host, Host.id == Vm.host_id)
+        .where(Operation.parent_id == batch.operation_id, Operation.finished_at.is_not(None))
+    )
+    return [
+        Concluded(
+            kind=operation.kind,
+            name=name,
+            host=host,
+            state=state,
+            outcome=operation.outcome or "",
+            after_s=((operation.finished_at or utc_now()) - operation.started_at).total_seconds(),
+            error=operation.error or "",
+        )
+        for operation, name, state, host in session.execute(query)
+    ]
 
 
 def close_batch(session: Session, batch: Claim) -> str | None:

@@ -22,16 +22,25 @@ class DeployRequest(Request):
     count: int = Field(default=1, description="How many machines.")
     tenant: str = Field(default="default", description="Whose machines they are.")
     name: str = Field(
-        default="", description="Name of the machine; with a count above 1, -1, -2, ... is appended."
+        default="",
+        description="Name of the machine; with a count above 1, -1, -2, ... is appended. Empty: made up.",
     )
-    vcpu: int | None = Field(default=None, description="Virtual CPUs, instead of the template's.")
-    memory_mib: int | None = Field(default=None, description="Memory in MiB, instead of the template's.")
-    disk_mib: int | None = Field(default=None, description="Disk size in MiB, instead of the template's.")
-    vnets: list[str] | None = Field(default=None, description="Virtual networks, instead of the template's.")
+    vcpu: int | None = Field(
+        title="vCPU", default=None, description="Virtual CPUs of each; None: the template's."
+    )
+    memory_mib: int | None = Field(
+        title="Memory (MiB)", default=None, description="Memory of each in MiB; None: the template's."
+    )
+    disk_mib: int | None = Field(
+        title="Disk (MiB)", default=None, description="Disk size of each in MiB; None: the template's."
+    )
+    vnets: list[str] | None = Field(
+        title="Virtual networks", default=None, description="Names of virtual networks; None: the template's."
+    )
     policy: str = Field(
         default="spread", description="spread, pack, load-aware, or a rank expression (higher wins)."
     )
-    group: str = Field(default="", description="Placement group that the machines join.")
+    group: str = Field(default="", description="Placement group that the machines join; empty: none.")
     start: Literal["running", "paused", "stopped"] = Field(
         default="running", description="State after deployment."
     )
@@ -40,12 +49,17 @@ class DeployRequest(Request):
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
 
+    @property
+    def label(self) -> str:
+        """`4 x tiny for acme`, `4 x tiny as web for acme`."""
+        return f"{self.count} x {self.template}{self.name and f' as {self.name}'} for {self.tenant}"
+
 
 class TerminateRequest(Request):
     """Remove machines for good."""
 
-    vms: list[str] = Field(description="Names or ids of the machines.")
-    tenant: str = Field(default="", description="Whose machines, where a name is not unique.")
+    vms: list[str] = Field(title="Machines", description="Names or ids of the machines.")
+    tenant: str = Field(default="", description="Whose machines; needed where a name is not unique.")
 
     @property
     def label(self) -> str:
@@ -57,18 +71,26 @@ class TerminateRequest(Request):
 class MigrateRequest(Request):
     """Move a running machine to another host; it goes on running."""
 
-    vm: str = Field(description="Name or id of the machine.")
-    tenant: str = Field("", description="Whose machine, where the name is not unique.")
-    to: str = Field("", description="Name of the host; empty: the best one.")
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    to: str = Field(title="To host", default="", description="Name of the host; empty: the best one.")
+
+    @property
+    def label(self) -> str:
+        return f"{self.vm} to {self.to}" if self.to else self.vm
 
 
 class EnrollHostRequest(Request):
     """Put a hypervisor host into service."""
 
     name: str = Field(description="Name of the host in the inventory.")
-    uri: str = Field(description="libvirt URI: qemu+ssh://root@h1/system, or simulated:///path?host=h1.")
+    uri: str = Field(
+        title="URI", description="libvirt URI: qemu+ssh://root@h1/system, or simulated:///path?host=h1."
+    )
     host_key: str = Field(
-        default="", description="SHA256:... fingerprint of the host's SSH key, to be accepted."
+        title="SSH host key",
+        default="",
+        description="SHA256:... fingerprint of the host's SSH key, to be accepted.",
     )
     domain_type: str = Field(
         default="", description="kvm or qemu (emulation); empty: kvm where the host offers it."
@@ -76,13 +98,15 @@ class EnrollHostRequest(Request):
     migration_address: str = Field(
         default="", description="Where other hosts reach it; empty: as in the URI."
     )
-    datastores: list[str] | None = Field(
-        default=None, description="Datastores it must mount; none given: all."
-    )
+    datastores: list[str] | None = Field(default=None, description="Datastores it must mount; None: all.")
     networks: list[str] = Field(default=["vlan://ovsbr0"], description="Uplinks that it must have.")
-    cpu_overcommit: float = Field(default=1.0, description="vCPUs sold for each CPU of the host.")
+    cpu_overcommit: float = Field(
+        title="CPU overcommit", default=1.0, description="vCPUs sold for each CPU of the host."
+    )
     memory_overcommit: float = Field(default=1.0, description="MiB sold for each MiB of the host.")
-    reserved_memory_mib: int = Field(default=1024, description="Memory in MiB kept for the host itself.")
+    reserved_memory_mib: int = Field(
+        title="Reserved memory (MiB)", default=1024, description="Memory in MiB kept for the host itself."
+    )
     labels: dict[str, str | float] = Field(default={}, description="Attributes for rank expressions.")
 
 
@@ -92,7 +116,7 @@ class ImportImageRequest(Request):
     file: str = Field(description="Path of the image on the control machine.")
     name: str = Field(description="Name of the image.")
     datastore: str = Field(description="Where it is kept.")
-    sha256: str = Field(default="", description="Checksum that the file must have, in hex.")
+    sha256: str = Field(title="SHA-256", default="", description="Checksum that the file must have, in hex.")
 
 
 class OnboardTenantRequest(Request):
@@ -107,3 +131,8 @@ class BillRequest(Request):
     month: str = Field(default="", description="Such as 2026-10; empty: the last one that is over.")
     tenant: str = Field(default="", description="Whose bill; empty: every tenant's.")
     tariff: str = Field(default="", description="Tariff file on the control machine; empty: list prices.")
+
+    @property
+    def label(self) -> str:
+        """`2026-10`, `2026-10 of acme`, `last month`."""
+        return (self.month or "last month") + (f" of {self.tenant}" if self.tenant else "")

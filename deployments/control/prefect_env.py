@@ -97,6 +97,9 @@ def server_env(settings: Settings, environment: Mapping[str, str] | None = None)
         # Prefect's feed of events is not kept: almost half of the server's work, to say again what the rows
         # of runs and our own operations say. Automations do not need it: they see events as they pass.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        # Schedules make 600 flow runs a day: forgotten after 90 days (its default), with logs and artifacts.
+        # What was done stays in our own operations.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "flow_runs",
         # For whoever sets it to true.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",

@@ -108,6 +108,27 @@ class Daemon:
         self.pid_file.unlink(missing_ok=True)
         return found
 
+    def stop_descendants(self, *, patience_s: float) -> None:
+        """Ask what the process has started to end, and wait for that; the process stands still meanwhile.
+
+        For a process that would kill its children as soon as it is asked to end itself.
+        """
+        pid = self.pid()
+        if pid is None:
+            return
+        deadline, told = time.monotonic() + patience_s, set[int]()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                while (living := self._living() - {pid}) and time.monotonic() < deadline:
+                    for descendant in living - told:
+                        with suppress(ProcessLookupError):
+                            os.kill(descendant, signal.SIGTERM)
+                    told |= living
+                    time.sleep(0.05)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
     def _living(self) -> set[int]:
         """The process, and whatever has our mark."""
         mark, pid = f"{MARK}={self.pid_file}".encode(), self.pid()

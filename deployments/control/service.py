@@ -1,4 +1,4 @@
-"""Server or worker in the foreground: `python -m deployments.control.service server|worker`.
+"""Server or worker in the foreground: `python -m deployments.control.service server|worker|stop-worker`.
 
 The systemd units in deployments/systemd run these; without a supervisor, `vdc up` does.
 """
@@ -24,13 +24,16 @@ def prepare(settings: Settings) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="service", description=__doc__)
-    parser.add_argument("what", choices=["server", "worker"])
+    parser.add_argument("what", choices=["server", "worker", "stop-worker"])
     what = parser.parse_args().what
     try:
         settings = load()
         if what == "server":
             prepare(settings)
             server.become(settings)
+        if what == "stop-worker":
+            worker.ensure_stopped(settings)
+            return 0
         server.wait_until_well(settings)
         prefect_objects.ensure_objects(settings)
         worker.become(settings)

@@ -17,7 +17,7 @@ from vdc.settings import CHECKOUT, Settings
 
 POLL_S = 2
 """How often it asks for work: what somebody who pressed Run waits for, apart from the start of a process."""
-STOP_PATIENCE_S = 10.0
+STOP_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ def ensure_stopped(settings: Settings) -> bool:
     A flow run that is stopped says so to Prefect and leaves its operations open: reconcile finishes them.
     """
     with alone(settings):
+        # Prefect's worker kills its flow runs when it is told to stop: they are told first.
+        worker_daemon(settings).stop_descendants(patience_s=STOP_PATIENCE_S)
         return worker_daemon(settings).stop(patience_s=STOP_PATIENCE_S)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,43 +14,9 @@ from pathlib import Path
 import pytest
 
 from deployments.control.process import Daemon, start_time
-from tests.prefect_fixture import free_port
+from tests.flows.operator import Operator
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
-
-
-class Operator:
-    """Types `vdc` commands into a home of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("VDC_")}
-        self.env |= {"VDC_HOME": str(home), "VDC_PREFECT_PORT": str(free_port())}
-
-    def vdc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "interfaces.cli.main", *arguments],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-
-    def done(self, *arguments: str) -> str:
-        seen = self.vdc(*arguments)
-        assert seen.returncode == 0, seen.stderr
-        assert "Traceback" not in seen.stderr
-        return seen.stdout
-
-    def server(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.done("status", "--json"))["server"]
-        return found
-
-    def pid(self) -> int:
-        pid = self.server()["pid"]
-        assert isinstance(pid, int)
-        return pid
 
 
 @pytest.fixture

@@ -1,0 +1,194 @@
+"""What flows tell in their artifacts: what was decided before the act (`*-plan`), and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.artifacts import bullets, publish, table
+from vdc.billing import BillsClaim, Issued
+from vdc.claims.batch import Batch
+from vdc.claims.deploy import DeployClaim
+from vdc.claims.hosts import HostChecked
+from vdc.claims.images import ImageClaim
+from vdc.claims.migrate import Move
+from vdc.metering import Metered
+from vdc.model import MigrationResult, VmSpec
+from vdc.onboarding import Onboarded
+from vdc.reconciliation import Finding
+from vdc.records import Concluded
+from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest
+from vdc.tariff import Tariff
+
+LISTED = "`vdc vm list --all`"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def _machines(specs: Sequence[VmSpec]) -> str:
+    rows = [
+        {
+            "Machine": s.name,
+            "Host": s.host.name,
+            "vCPU": s.vcpu,
+            "Memory MiB": s.memory_mib,
+            "Disk MiB": sum(d.size_mib for d in s.disks),
+            "Addresses": ", ".join(f"{n.address} on {n.vnet.name}" for n in s.nics),
+        }
+        for s in specs
+    ]
+    return table(rows, more=LISTED)
+
+
+def deploy_plan(request: DeployRequest, claim: DeployClaim) -> None:
+    machines = _machines([m.spec for m in claim.batch.machines])
+    what = f"{_many(len(claim.batch.machines), 'machine')} from template {request.template}"
+    plan = claim.plan
+    if plan is None:
+        publish("deploy-plan", f"Going on with {what} for tenant {request.tenant}.", machines)
+        return
+    publish(
+        "deploy-plan",
+        f"{what} for tenant {request.tenant}: {plan.cost_per_hour:.4f} {plan.currency} an hour, "
+        f"{plan.cost_per_month} {plan.currency} a month (730 hours).",
+        machines,
+        "**Quota left**: " + (", ".join(plan.quota_left) or "no limit"),
+        "**Hosts**",
+        bullets(plan.placement),
+        *(["**Burst**", bullets(plan.burst)] if plan.burst else []),
+    )
+
+
+def terminate_plan(batch: Batch) -> None:
+    specs = [m.spec for m in batch.machines]
+    publish("terminate-plan", f"{_many(len(specs), 'machine')} to be removed, with disks.", _machines(specs))
+
+
+def batch_result(outcomes: Sequence[Concluded]) -> None:
+    """The result of any batch: what became of each machine."""
+    if not outcomes:
+        return
+    failed = sum(bool(o.error) for o in outcomes)
+    rows = [
+        {
+            "Machine": o.name,
+            "Host": o.host,
+            "Outcome": o.outcome,
+            "State": o.state,
+            "After": f"{o.after_s:.1f} s",
+            "Error": o.error,
+        }
+        for o in sorted(outcomes, key=lambda o: (not o.error, len(o.name), o.name))
+    ]
+    summary = f"{_many(len(rows) - failed, 'machine')} done" + (f", {failed} failed." if failed else ".")
+    publish(f"{outcomes[0].kind}-result", summary, table(rows, more=LISTED))
+
+
+def migrate_plan(move: Move) -> None:
+    where = f"{move.spec.name} from host {move.spec.host.name} to {move.target.name}."
+    publish("migrate-plan", where, bullets(move.said))
+
+
+def migrate_result(move: Move, result: MigrationResult | None, failure: str) -> None:
+    if result is None:
+        publish("migrate-result", f"{move.spec.name} stayed on host {move.spec.host.name}: {failure}")
+        return
+    figures = (("Took", result.total_s), ("Stood still for", result.downtime_s))
+    rows = [{"": what, "Time": "unknown" if s is None else f"{s:.3g} s"} for what, s in figures]
+    publish("migrate-result", f"{move.spec.name} is on host {move.target.name}.", table(rows))
+
+
+def enroll_result(request: EnrollHostRequest, seen: HostChecked) -> None:
+    facts = seen.facts
+    rows: list[tuple[str, object]] = [
+        ("Host name", facts.hostname),
+        ("CPUs", facts.vcpu),
+        ("Memory MiB", facts.memory_mib),
+        ("Processor", f"{facts.arch} {facts.cpu_model}"),
+        ("Virtualisation", ", ".join(facts.domain_types)),
+        ("Hypervisor", facts.hypervisor_version),
+        ("Networks", ", ".join(request.networks)),
+    ]
+    rows += [(f"Free in {name}, MiB", use.free_mib) for name, use in seen.storage.items()]
+    summary = f"Host {request.name} is in service."
+    publish("enroll-host-result", summary, table([{"": what, "Seen": value} for what, value in rows]))
+
+
+def import_plan(request: ImportImageRequest, image: ImageClaim) -> None:
+    rows = [
+        ("File", request.file),
+        ("SHA-256", image.image.sha256),
+        ("Virtual size, MiB", image.image.virtual_size_mib),
+        ("Stored as", image.image.file),
+    ]
+    publish(
+        "import-image-plan",
+        f"Image {request.name} into datastore {request.datastore}, by host {image.target.host.name}.",
+        table([{"": what, "Value": value} for what, value in rows]),
+    )
+
+
+def import_result(request: ImportImageRequest, error: str = "") -> None:
+    said = f"was not stored, and taken back: {error}" if error else "is ready."
+    publish("import-image-result", f"Image {request.name} {said}")
+
+
+def onboard_result(done: Onboarded) -> None:
+    summary = f"Tenant {done.tenant}: " + (
+        f"{_many(len(done.changes), 'change')}." if done.changes else "nothing to change."
+    )
+    vlan = "" if done.vlan_id is None else f", VLAN {done.vlan_id}"
+    has = f"Network {done.vnet}{vlan}; template {done.template}."
+    publish("onboard-tenant-result", summary, bullets(done.changes), has)
+
+
+def bill_plan(claim: BillsClaim, tariff: Tariff) -> None:
+    windows = [(tenant, tenant.window(claim.month)) for tenant in claim.tenants]
+    rows = [
+        {
+            "Tenant": tenant.name,
+            "Time zone": tenant.time_zone,
+            "From (UTC)": f"{window.begin:%Y-%m-%d %H:%M}",
+            "Until (UTC)": f"{window.end:%Y-%m-%d %H:%M}",
+            "Hours": window.hours.normalize(),
+        }
+        for tenant, window in windows
+    ]
+    prices = [{"Price": name, tariff.currency: value} for name, value in tariff.described().items()]
+    summary = f"Month {claim.month}: {_many(len(rows), 'tenant')} to bill, {len(claim.issued)} billed before."
+    publish("bill-plan", summary, table(rows), table([row for row in prices if row["Price"] != "currency"]))
+
+
+def bill_result(month: object, issued: Sequence[Issued]) -> None:
+    rows = [
+        {
+            "Tenant": bill.tenant,
+            "Bill": bill.number or "",
+            "Total": f"{bill.total} {bill.currency}" if bill.number else "nothing used",
+            "Issued": ("now" if bill.new else "before") if bill.number else "",
+        }
+        for bill in issued
+    ]
+    new = sum(bill.new for bill in issued)
+    publish(
+        "bill-result", f"Month {month}: {_many(new, 'bill')} issued.", table(rows, more="`vdc bill list`")
+    )
+
+
+def meter_result(metered: Metered) -> None:
+    skipped = [{"Host": host, "Passed over": reason} for host, reason in metered.skipped.items()]
+    publish("meter-result", f"{_many(metered.samples, 'machine')} sampled.", table(skipped))
+
+
+def sweep_result(removed: int, retention_days: int) -> None:
+    publish("sweep-result", f"{_many(removed, 'sample')} older than {retention_days} days removed.")
+
+
+def reconcile_result(findings: Sequence[Finding]) -> None:
+    rows = [
+        {"Found": f.what, "On": f.object, "Host": f.host, "What was done": f.action or "reported"}
+        for f in findings
+    ]
+    summary = _many(len(rows), "finding") + "." if rows else "Hosts and inventory agree."
+    publish("reconcile-result", summary, table(rows))
