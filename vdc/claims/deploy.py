@@ -26,6 +26,7 @@ from vdc.schema import (
     Host,
     Image,
     Nic,
+    Operation,
     PlacementGroup,
     Site,
     Template,
@@ -117,6 +118,15 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
     for what, row in owned:
         if row.tenant_id not in (None, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
+
+
+def _check_scale_test(session: Session, request: DeployRequest) -> None:
+    if request.scale_test:
+        test = session.get(Operation, request.scale_test)
+        if test is None or test.kind != "scale-test" or test.finished_at is not None:
+            raise Invalid(
+                f"No scale test {request.scale_test} is under way: `vdc scale-test run` starts one."
+            )
 
 
 def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:
@@ -360,6 +370,7 @@ def claim_deploy(
     """
     if adopted := adopt_batch(session, "deploy", flow_run_id):
         return DeployClaim(adopted, None)
+    _check_scale_test(session, request)
     what = _resolve(session, request)
     vm_ids = [new_id() for _ in range(request.count)]
     n = request.count
