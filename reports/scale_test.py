@@ -256,8 +256,8 @@ def words(frames_: Frames, about: Mapping[str, Any]) -> list[str]:
     if rate and back:
         said.append(
             f"{count} machines were made in {count / rate:.2f} s and removed in {count / back:.2f} s "
-            f"(medians): {rate:.1f} and {back:.1f} machines a second, on {hosts} host{'s' * (hosts != 1)} with "
-            f"{about['per_host_concurrency']} at a time on each."
+            f"(medians): {rate:.1f} and {back:.1f} machines a second, on {hosts} host{'s' * (hosts != 1)} "
+            f"with {about['per_host_concurrency']} at a time on each."
         )
     said += _against_the_floor(frames_, table, about)
     for action, doing in (("deploy", "Making"), ("terminate", "Removing")):
