@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from prefect import flow
 
@@ -45,13 +46,14 @@ def scale_test(request: ScaleTestRequest) -> str:
     is touched, OperationFailed where a machine failed.
     """
     settings = environment().settings
+    if request.out:
+        ensure_directory(Path(request.out))
     test = claimed(claim_scale_test, request, prices=settings.prices)
     measured = Measured()
     with fenced(test.claim) as fence:
         try:
             end_scale_test(test.claim)  # of an earlier attempt of this run
             directory = out_directory(request, test.name, settings.home)
-            ensure_directory(directory)
             facts = [future.result() for future in [read_host.submit(host) for host in test.hosts]]
             with sampled(test.hosts, measured.samples):
                 for turn in test.turns():
@@ -64,7 +66,7 @@ def scale_test(request: ScaleTestRequest) -> str:
         except BaseException as error:
             _abandon(test, error)
             raise
-    failure = "; ".join(measured.errors)
+    failure = " ".join(measured.errors)
     recorded(close, test.claim, error=failure or None, result=told)
     if failure:
         raise OperationFailed(failure, test.claim.operation_id)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from reports.html import draw, plain, template
 from reports.scale_test import (
+    DRIVERS,
     ORDER,
     TARGET,
     Frames,
@@ -49,20 +50,21 @@ def page(frames: Frames, about: Mapping[str, Any]) -> str:
         ratio=median_of(table, "deploy and terminate", "ours / floor", "ratio"),
         rate=median_of(table, "deploy", "ours", "machines/s"),
         words=words(frames, about),
-        pictures=_pictures(frames),
+        pictures=_pictures(frames, about),
         figures=table.to_dict("records"),
         percentiles=percentiles(frames.phases).to_dict("records"),
     )
 
 
-def _pictures(frames: Frames) -> list[tuple[str, str, Markup]]:
+def _pictures(frames: Frames, about: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
     """Title, explanation and picture of each."""
     found = []
     if not counted(frames.phases).empty:
         found.append(
             (
                 "Rate",
-                "Machines that are done, by seconds since they were asked for; a line a repetition.",
+                "Machines whose last step on a host is done, by seconds since they were asked for; a line "
+                "a repetition.",
                 draw("rate", (7.6, 3.0), partial(_plot_rate, frames)),
             )
         )
@@ -88,7 +90,7 @@ def _pictures(frames: Frames) -> list[tuple[str, str, Markup]]:
                 "CPU and memory",
                 "Sampled once a second. Blue ground: our turn; yellow: the floor's; white: the Prefect "
                 "server comes to rest.",
-                draw("load", (7.6, 6.4), partial(_plot_load, frames)),
+                draw("load", (7.6, 7.6), partial(_plot_load, frames, about)),
             )
         )
     return found
@@ -99,7 +101,7 @@ def _plot_rate(frames: Frames, figure: Figure) -> None:
         figure.subplots(1, 2, sharey=True), ("deploy", "terminate"), ("made", "removed"), strict=True
     ):
         own = counted(frames.phases)
-        own = own[own["action"] == action]
+        own = own[(own["action"] == action) & own["phase"].isin(DRIVERS)]
         for (side, repetition), rows in own.groupby(["side", "repetition"]):
             rounds = frames.rounds
             this = (rounds["side"] == side) & (rounds["repetition"] == repetition)
@@ -173,39 +175,47 @@ def _plot_ratio(frames: Frames, figure: Figure) -> None:
     plain(axes)
 
 
-def _plot_load(frames: Frames, figure: Figure) -> None:
+def _plot_load(frames: Frames, about: Mapping[str, Any], figure: Figure) -> None:
     samples, rounds = frames.samples, frames.rounds
     zero = float(samples["at"].min())
-    cpu, memory, count = figure.subplots(3, 1, sharex=True)
-    for axes in (cpu, memory, count):
+    panels = figure.subplots(4, 1, sharex=True)
+    cpu, memory, host_memory, count = panels
+    for axes in panels:
         for _, row in rounds.iterrows():
             begun, ended = row["begun"] - zero, row["ended"] - zero
             axes.axvspan(begun, ended, color=COLOURS[str(row["side"])], alpha=0.1, linewidth=0)
         plain(axes)
+    cpus = {host["hostname"]: host["vcpu"] for host in about["hosts"]} | {"": about["cpus"]}
     for n, ((kind, name), rows) in enumerate(samples.groupby(["kind", "name"])):
         label = {"process": "this process", "server": "Prefect server", "machine": "control machine"}.get(
             str(kind), f"{kind} {name}"
         )
-        own = rows.sort_values("at")
+        own = rows[rows["error"] == ""].sort_values("at")
         at = own["at"].to_numpy() - zero
         colour = SOURCES[n % len(SOURCES)]
-        _plot_cpu(cpu, own, at, label, colour)
-        if kind in ("process", "server") and own["memory_mib"].notna().any():
-            memory.plot(at, own["memory_mib"], color=colour, label=label)
+        _plot_cpu(cpu, own, at, cpus.get(str(name), 1), label, colour)
+        if own["memory_mib"].notna().any():
+            of_host = kind in ("host", "machine")
+            used = own["memory_mib"] / (1024 if of_host else 1)
+            (host_memory if of_host else memory).plot(at, used, color=colour, label=label)
         if kind == "host" and own["machines"].notna().any():
             count.step(at, own["machines"], where="post", color=colour, label=label)
-    cpu.set_ylabel("CPUs in use")
-    memory.set_ylabel("MiB")
-    count.set_ylabel("machines on host")
-    count.set_xlabel("seconds")
-    for axes in (cpu, memory, count):
+    for axes, unit in zip(panels, ("CPUs in use", "memory, MiB", "memory, GiB", "machines"), strict=True):
+        axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=10)
+    count.set_xlabel("seconds")
 
 
-def _plot_cpu(axes: Axes, own: pd.DataFrame, at: Any, label: str, colour: str) -> None:
-    used = own["cpu_busy_s"].to_numpy()
-    if len(used) > 1 and np.isfinite(used).all():
-        rate = np.diff(used) / np.diff(at)
-        axes.step(at[1:], rate, where="pre", color=colour, label=label, linewidth=1.2)
+def _plot_cpu(axes: Axes, own: pd.DataFrame, at: Any, cpus: int, label: str, colour: str) -> None:
+    used, of = own["cpu_busy_s"].to_numpy(), own["cpu_total_s"].to_numpy()
+    # The last sample comes early, at the end of the test: too short a time to divide by.
+    whole = np.diff(at, prepend=at[:1] - 1) > 0.4
+    at, used, of = at[whole], used[whole], of[whole]
+    if len(used) < 2 or not np.isfinite(used).all():
+        return
+    # A host's own counters say how long it was: when its answer comes depends on how busy it is.
+    passed_s = np.diff(of) / cpus if np.isfinite(of).all() else np.diff(at)
+    rate = np.diff(used) / np.maximum(passed_s, 1e-3)
+    axes.step(at, [rate[0], *rate], where="pre", color=colour, label=label, linewidth=1.2)

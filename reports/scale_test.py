@@ -263,7 +263,8 @@ def words(frames_: Frames, about: Mapping[str, Any]) -> list[str]:
     for action, doing in (("deploy", "Making"), ("terminate", "Removing")):
         said += _where_time_goes(frames_, action, doing, slots)
     said += _control_plane(frames_, table)
-    said += _doubts(frames_)
+    said += _shared_machine(frames_)
+    said += _doubts(frames_, about)
     return said
 
 
@@ -320,8 +321,29 @@ def _control_plane(frames_: Frames, table: pd.DataFrame) -> list[str]:
     return [text + "."]
 
 
-def _doubts(frames_: Frames) -> list[str]:
+def _shared_machine(frames_: Frames) -> list[str]:
+    """Hosts that count the same CPU time since boot as this machine are this machine."""
+    last = frames_.samples.dropna(subset=["cpu_total_s"]).groupby(["kind", "name"])["cpu_total_s"].last()
+    if "machine" not in last.index.get_level_values(0) or "host" not in last.index.get_level_values(0):
+        return []
+    here = float(last["machine"].iloc[0])
+    same = [str(name) for name, total_s in last["host"].items() if abs(total_s - here) < 0.01 * here]
+    if not same:
+        return []
+    return [
+        f"{' and '.join(same)} and the control plane are the same machine: every millisecond of CPU "
+        "that we use is taken from the hypervisor, which it is not where hosts are machines of their own."
+    ]
+
+
+def _doubts(frames_: Frames, about: Mapping[str, Any]) -> list[str]:
     said = []
+    loads = frames_.samples[frames_.samples["kind"] == "machine"]["load_1m"]
+    if len(loads) and loads.iloc[0] > about["cpus"] / 2:
+        said.append(
+            f"This machine was not idle when the test began: a load of {loads.iloc[0]:.1f} on "
+            f"{about['cpus']} CPUs. What else ran has disturbed the figures."
+        )
     failed = frames_.rounds[frames_.rounds["failed"] > 0]
     for _, row in failed.iterrows():
         said.append(

@@ -124,9 +124,7 @@ def _check_scale_test(session: Session, request: DeployRequest) -> None:
     if request.scale_test:
         test = session.get(Operation, request.scale_test)
         if test is None or test.kind != "scale-test" or test.finished_at is not None:
-            raise Invalid(
-                f"No scale test {request.scale_test} is under way: `vdc scale-test run` starts one."
-            )
+            raise Invalid(f"No scale test {request.scale_test!r} is under way: leave that field empty.")
 
 
 def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:
