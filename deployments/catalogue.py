@@ -36,7 +36,7 @@ class Row:
 CATALOGUE = (
     Row("deploy", "flows.deploy.deploy"),
     Row("terminate", "flows.terminate.terminate"),
-    Row("scale-test", "flows.scale_test.scale_test", single=True),
+    Row("scale-test", "flows.scale_test.scale_test"),
     Row("enroll-host", "flows.enroll_host.enroll_host"),
     Row("import-image", "flows.import_image.import_image"),
     Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),

@@ -9,6 +9,7 @@ import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
 from vdc.access import actor
+from vdc.errors import OperationFailed
 from vdc.settings import load
 
 COLUMNS = ("figure", "side", "unit", "median", "min", "max", "n")
@@ -38,7 +39,7 @@ def group() -> None:
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
 def run(out: Path | None, only_plan: bool, as_json: bool, **options: Any) -> None:
-    """Make and remove machines several times, in turn with the bare loop; none of them stays."""
+    """Make and remove machines, in turn with the bare loop; none stays."""
     from interfaces.cli.running import run_flow
     from interfaces.cli.session import reading, writing
     from vdc.claims.scale_test import claim_scale_test
@@ -59,14 +60,21 @@ def run(out: Path | None, only_plan: bool, as_json: bool, **options: Any) -> Non
 
         return flow
 
-    operation_id = run_flow(load_flow, request)
+    failed: OperationFailed | None = None
+    try:
+        operation_id = run_flow(load_flow, request)
+    except OperationFailed as error:
+        failed, operation_id = error, error.operation_id
     with reading() as session:
         told = session.get_one(Operation, operation_id).result or {}
-    if as_json:
+    if as_json and failed is None:
         print_json({"operation_id": operation_id} | told)
-        return
-    _print_told(told)
-    note(f"Written: {told['directory']}/report.html")
+    elif told and not as_json:
+        _print_told(told)
+    if told:
+        note(f"Written: {told['directory']}/report.html")
+    if failed is not None:
+        raise failed
 
 
 def _print_plan(test: Any, per_host: int, as_json: bool) -> None:
@@ -106,7 +114,7 @@ def _print_plan(test: Any, per_host: int, as_json: bool) -> None:
 )
 @json_option
 def report(directories: tuple[Path, ...], as_json: bool) -> None:
-    """Show saved tests, several side by side; the page of each is written anew."""
+    """Show saved tests side by side; write their pages anew."""
     from reports import scale_files
 
     rows: list[dict[str, Any]] = []
