@@ -27,7 +27,7 @@ from vdc.claims.scale_test import (
     machines_of,
     out_directory,
 )
-from vdc.errors import OperationFailed, Superseded, VdcError
+from vdc.errors import OperationFailed, Refused, Superseded, VdcError
 from vdc.operations import close
 from vdc.records import Outcome, close_batch, record_failed, record_terminated
 from vdc.requests import ScaleTestRequest, TerminateRequest
@@ -52,7 +52,7 @@ def scale_test(request: ScaleTestRequest) -> str:
     measured = Measured()
     with fenced(test.claim) as fence:
         try:
-            end_scale_test(test.claim)  # of an earlier attempt of this run
+            end_scale_test(test.claim)  # what an earlier attempt of this run left
             directory = out_directory(request, test.name, settings.home)
             facts = [future.result() for future in [read_host.submit(host) for host in test.hosts]]
             with sampled(test.hosts, measured.samples):
@@ -63,10 +63,14 @@ def scale_test(request: ScaleTestRequest) -> str:
             told = write_report(test, facts, measured, directory)
         except Superseded:
             raise
+        except Refused as error:
+            # Something was touched by then: it is no refusal of the whole.
+            _abandon(test, error)
+            raise OperationFailed(f"A turn was refused: {error}", test.claim.operation_id) from error
         except BaseException as error:
             _abandon(test, error)
             raise
-    failure = " ".join(measured.errors)
+    failure = measured.failure
     recorded(close, test.claim, error=failure or None, result=told)
     if failure:
         raise OperationFailed(failure, test.claim.operation_id)

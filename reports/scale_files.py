@@ -38,6 +38,8 @@ def read(directory: Path) -> tuple[Frames, dict[str, Any]]:
         raise NotFound(f"{directory} holds no scale test: there is no about.json in it.")
     try:
         about = json.loads((directory / "about.json").read_text())
+        if not {"name", "request", "shape", "hosts"} <= set(about):
+            raise ValueError("about.json lacks what a scale test writes")
         return Frames(*(pd.read_parquet(directory / f"{name}.parquet") for name in FRAMES)), about
     except (OSError, ValueError) as error:
         raise Invalid(f"The scale test in {directory} cannot be read: {error}.") from error

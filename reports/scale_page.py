@@ -52,14 +52,14 @@ def page(frames: Frames, about: Mapping[str, Any]) -> str:
         words=words(frames, about),
         pictures=_pictures(frames, about),
         figures=table.to_dict("records"),
-        percentiles=percentiles(frames.phases).to_dict("records"),
+        percentiles=percentiles(frames).to_dict("records"),
     )
 
 
 def _pictures(frames: Frames, about: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
     """Title, explanation and picture of each."""
     found = []
-    if not counted(frames.phases).empty:
+    if not counted(frames).phases.empty:
         found.append(
             (
                 "Rate",
@@ -76,7 +76,7 @@ def _pictures(frames: Frames, about: Mapping[str, Any]) -> list[tuple[str, str, 
                 draw("latency", (7.6, 6.2), partial(_plot_latency, frames)),
             )
         )
-    if not ratios(frames.rounds).empty:
+    if not ratios(frames).empty:
         found.append(
             (
                 "Ours against the floor",
@@ -100,7 +100,7 @@ def _plot_rate(frames: Frames, figure: Figure) -> None:
     for axes, action, title in zip(
         figure.subplots(1, 2, sharey=True), ("deploy", "terminate"), ("made", "removed"), strict=True
     ):
-        own = counted(frames.phases)
+        own = counted(frames).phases
         own = own[(own["action"] == action) & own["phase"].isin(DRIVERS)]
         for (side, repetition), rows in own.groupby(["side", "repetition"]):
             rounds = frames.rounds
@@ -128,7 +128,7 @@ def _plot_rate(frames: Frames, figure: Figure) -> None:
 
 
 def _plot_latency(frames: Frames, figure: Figure) -> None:
-    table = percentiles(frames.phases)
+    table = percentiles(frames)
     table = table[table["phase"] != "whole"]
     parts = [table[table["action"] == action] for action in ("deploy", "terminate")]
     heights = [max(1, part["phase"].nunique()) for part in parts]
@@ -158,7 +158,7 @@ def _plot_latency(frames: Frames, figure: Figure) -> None:
 
 
 def _plot_ratio(frames: Frames, figure: Figure) -> None:
-    table = ratios(frames.rounds)
+    table = ratios(frames)
     axes = figure.subplots()
     names = {"both": "deploy and terminate", "deploy": "deploy", "terminate": "terminate"}
     for n, (column, name) in enumerate(names.items()):

@@ -112,24 +112,29 @@ def _phases_of_machine(begun: float, claims: Rows, own: Rows) -> list[dict[str, 
     return rows
 
 
-def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the warm-up."""
-    return frame[frame["repetition"] > 0]
+def counted(frames_: Frames) -> Frames:
+    """Without the warm-up, and without what a side did in a repetition in which machines of it failed."""
+    rounds = frames_.rounds
+    spoilt = rounds[rounds["failed"] > 0]
+    out = set(zip(spoilt["repetition"], spoilt["side"], strict=True))
+
+    def left(frame: pd.DataFrame) -> pd.DataFrame:
+        keys = zip(frame["repetition"], frame["side"], strict=True)
+        return frame[[key[0] > 0 and key not in out for key in keys]]
+
+    return Frames(left(frames_.phases), left(rounds), frames_.samples)
 
 
-def walls(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Wall time in seconds: a row a repetition, a column for each (side, action) that was whole."""
-    whole = counted(rounds).assign(wall_s=lambda r: r["ended"] - r["begun"])
-    bad = whole[whole["failed"] > 0]
-    spoilt = set(zip(bad["repetition"], bad["side"], strict=True))
-    keys = zip(whole["repetition"], whole["side"], strict=True)
-    whole = whole[[key not in spoilt for key in keys]]
-    return whole.pivot_table(index="repetition", columns=["side", "action"], values="wall_s")
+def walls(frames_: Frames) -> pd.DataFrame:
+    """Wall time in seconds: a row a repetition, a column for each (side, action)."""
+    rounds = counted(frames_).rounds
+    timed = rounds.assign(wall_s=rounds["ended"] - rounds["begun"])
+    return timed.pivot_table(index="repetition", columns=["side", "action"], values="wall_s")
 
 
-def ratios(rounds: pd.DataFrame) -> pd.DataFrame:
+def ratios(frames_: Frames) -> pd.DataFrame:
     """Ours in units of the floor: `deploy terminate both`, a row for each repetition that has both sides."""
-    wall = walls(rounds)
+    wall = walls(frames_)
     sides = set(wall.columns.get_level_values(0))
     if not {"ours", "floor"} <= sides:
         return pd.DataFrame(columns=["deploy", "terminate", "both"], dtype=float)
@@ -142,12 +147,12 @@ def _both(wall: pd.DataFrame) -> list[str]:
     return [a for a in ("deploy", "terminate") if ("ours", a) in wall and ("floor", a) in wall]
 
 
-def percentiles(phases: pd.DataFrame) -> pd.DataFrame:
+def percentiles(frames_: Frames) -> pd.DataFrame:
     """p50, p90 and p99 of each phase's duration in seconds: a row a (side, action, phase), in order of time.
 
     What a machine took in all is the phase `whole`: from the request to what is written down.
     """
-    used = counted(phases)
+    used = counted(frames_).phases
     if used.empty:
         return pd.DataFrame(columns=["side", "action", "phase", *(f"p{p}" for p in PERCENTILES), "n"])
     keys = ["repetition", "side", "action", "vm_id"]
@@ -172,7 +177,7 @@ def shares(frames_: Frames, action: str, slots: int, side: str = "ours") -> dict
     """
     rounds, phases = (
         frame[(frame["side"] == side) & (frame["action"] == action)]
-        for frame in (counted(frames_.rounds), counted(frames_.phases))
+        for frame in (counted(frames_).rounds, counted(frames_).phases)
     )
     wall_s = float((rounds["ended"] - rounds["begun"]).sum())
     if not wall_s:
@@ -190,7 +195,7 @@ def busy(frames_: Frames, kind: str, side: str, action: str) -> dict[str, float]
     samples = frames_.samples[frames_.samples["kind"] == kind]
     for name, own in samples.dropna(subset=["cpu_busy_s"]).groupby("name"):
         used = of = 0.0
-        for _, row in counted(frames_.rounds).iterrows():
+        for _, row in counted(frames_).rounds.iterrows():
             if (row["side"], row["action"]) != (side, action):
                 continue
             ends = [row["begun"], row["ended"]]
@@ -220,7 +225,7 @@ def summary(frames_: Frames) -> pd.DataFrame:
                  "max": high, "n": len(values)}
             )  # fmt: skip
 
-    wall, ratio = walls(frames_.rounds), ratios(frames_.rounds)
+    wall, ratio = walls(frames_), ratios(frames_)
     count = int(frames_.rounds["machines"].max()) if not frames_.rounds.empty else 0
     for side in ("ours", "floor"):
         if side in wall.columns.get_level_values(0):
@@ -231,7 +236,7 @@ def summary(frames_: Frames) -> pd.DataFrame:
     for column, name in (("both", "deploy and terminate"), ("deploy", "deploy"), ("terminate", "terminate")):
         if column in ratio:
             add(name, "ours / floor", "ratio", ratio[column])
-    used = counted(frames_.rounds)
+    used = counted(frames_).rounds
     for side in ("ours", "floor"):
         per = used[used["side"] == side].groupby("repetition")
         add("CPU of this process", side, "ms a machine", 1000 * per["client_cpu_s"].sum() / count)
@@ -350,7 +355,7 @@ def _doubts(frames_: Frames, about: Mapping[str, Any]) -> list[str]:
             f"Repetition {row['repetition']}, {row['side']}: {row['failed']} of {row['machines']} machines "
             f"failed to {row['action']}; it counts in no figure. {row['error']}"
         )
-    noisy = int((~counted(frames_.rounds)["quiet"].astype(bool)).sum())
+    noisy = int((~counted(frames_).rounds["quiet"].astype(bool)).sum())
     if noisy:
         said.append(f"The Prefect server did not come to rest after {noisy} rounds: the next are disturbed.")
     unseen = frames_.samples[frames_.samples["error"] != ""]

@@ -94,8 +94,12 @@ class Measured:
         self.rounds.append(Round(turn, "deploy", begun, timing.now(), failed=turn.request.count, error=error))
 
     @property
-    def errors(self) -> list[str]:
-        return [r.error for r in self.rounds if r.error]
+    def failure(self) -> str:
+        """The first round's error; empty where no machine failed."""
+        errors = [r.error for r in self.rounds if r.error]
+        others = len(errors) - 1
+        more = f" So did {others} other round{'s' * (others != 1)}." if others > 0 else ""
+        return f"{errors[0]}{more}" if errors else ""
 
     def frames(self) -> Frames:
         rounds = [

@@ -146,13 +146,13 @@ def test_a_step_that_was_tried_again_is_two_rows_and_one_latency() -> None:
         ["start", 2],
         ["record", 1],
     ]
-    table = percentiles(made.phases).set_index("phase")
+    table = percentiles(made).set_index("phase")
     assert table.loc["start", "p50"] == pytest.approx(0.4)
     assert table.loc["whole", "p99"] == pytest.approx(1.2)
 
 
 def test_percentiles_are_those_of_all_counted_machines() -> None:
-    table = percentiles(measured().phases).set_index(["side", "action", "phase"])
+    table = percentiles(measured()).set_index(["side", "action", "phase"])
     queue = table.loc[("ours", "deploy", "queue")]
     # Three repetitions of 10, 20 and 30 ms; the first machine does not wait at all.
     assert (queue["n"], queue["p50"]) == (9, pytest.approx(0.02))
@@ -163,7 +163,7 @@ def test_percentiles_are_those_of_all_counted_machines() -> None:
 
 def test_ratio_to_the_floor() -> None:
     made = measured()
-    assert ratios(made.rounds)["both"].tolist() == pytest.approx([1.2, 1.2, 1.2])
+    assert ratios(made)["both"].tolist() == pytest.approx([1.2, 1.2, 1.2])
     table = summary(made)
     assert median_of(table, "deploy", "ours / floor", "ratio") == pytest.approx(1.15)
     assert median_of(table, "deploy", "ours", "machines/s") == pytest.approx(4 / 1.15)
@@ -196,7 +196,10 @@ def test_a_failure_is_said_and_counts_in_no_figure() -> None:
     made = measured(failed=1)
     said = " ".join(words(made, ABOUT))
     assert "Repetition 1, ours: 1 of 4 machines failed to deploy; it counts in no figure. Step" in said
-    assert ratios(made.rounds).index.tolist() == [2, 3]
+    assert ratios(made).index.tolist() == [2, 3]
+    table = percentiles(made).set_index(["side", "action", "phase"])
+    assert table.loc[("ours", "deploy", "start"), "n"] == 8
+    assert table.loc[("floor", "deploy", "start"), "n"] == 12
     text = page(made, ABOUT)
     assert "no &lt;b&gt;power&lt;/b&gt;" in text
     assert "<b>power" not in text

@@ -17,6 +17,7 @@ from vdc.claims.burst import Burst, choose
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
+from vdc.operations import owner
 from vdc.placement import Shape, parse_rank, place
 from vdc.pricing import ListPrices, per_hour, per_month
 from vdc.requests import DeployRequest
@@ -121,10 +122,11 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
 
 
 def _check_scale_test(session: Session, request: DeployRequest) -> None:
+    """Only the process that runs the test may add machines: nobody removes those that come after its end."""
     if request.scale_test:
         test = session.get(Operation, request.scale_test)
-        if test is None or test.kind != "scale-test" or test.finished_at is not None:
-            raise Invalid(f"No scale test {request.scale_test!r} is under way: leave that field empty.")
+        if test is None or test.kind != "scale-test" or test.finished_at or test.owner != owner():
+            raise Invalid(f"Scale test {request.scale_test!r} does not run here: leave that field empty.")
 
 
 def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:
