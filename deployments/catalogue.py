@@ -39,6 +39,7 @@ class Row:
 CATALOGUE = (
     Row("deploy", "flows.deploy.deploy"),
     Row("terminate", "flows.terminate.terminate"),
+    Row("scale-test", "flows.scale_test.scale_test"),
     Row("enroll-host", "flows.enroll_host.enroll_host"),
     Row("import-image", "flows.import_image.import_image"),
     Row("onboard-tenant", "flows.onboard_tenant.onboard_tenant"),

@@ -22,6 +22,7 @@ from vdc.model import (
     DomainSpec,
     HostFacts,
     HostRef,
+    HostUse,
     ImageSpec,
     InstanceSeen,
     LaunchSpec,
@@ -74,6 +75,9 @@ class Hypervisor(Protocol):
     capabilities: HypervisorCapabilities
 
     def read_facts(self) -> HostFacts: ...
+
+    def read_use(self) -> HostUse:
+        """How busy the host is; cheap enough to be asked every second."""
 
     def read_domains(self) -> list[DomainSeen]:
         """All domains on the host, ours and others'."""

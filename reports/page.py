@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
+from reports.html import draw, plain, template
 from vdc.tariff import ITEMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Document = dict[str, Any]
 
@@ -22,20 +24,13 @@ COLOURS = dict(zip((i.what for i in ITEMS), ("#1f5fa8", "#4fa3a5", "#c98a1b", "#
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return template(
+        "bill.html",
+        instant=_instant,
+        money=lambda text: f"{Decimal(text):,.2f}",
+        hours=lambda text: f"{Decimal(text):,.2f}",
+        quantity=lambda text: f"{Decimal(text).quantize(Decimal('0.0001')).normalize():f}",
     )
-    environment.filters["instant"] = _instant
-    environment.filters["money"] = lambda text: f"{Decimal(text):,.2f}"
-    environment.filters["hours"] = lambda text: f"{Decimal(text):,.2f}"
-    environment.filters["quantity"] = lambda text: (
-        f"{Decimal(text).quantize(Decimal('0.0001')).normalize():f}"
-    )
-    return environment.get_template("bill.html")
 
 
 def _instant(text: str) -> str:
@@ -61,7 +56,7 @@ def page(document: Document) -> str:
         machines=groups,
         by_what={what: total for what, total in by_what.items() if total},
         colours=COLOURS,
-        plot=Markup(plot(document)) if document["lines"] else "",  # noqa: S704 - made by matplotlib, below
+        plot=plot(document) if document["lines"] else "",
     )
 
 
@@ -83,31 +78,22 @@ def per_day(document: Document) -> dict[str, list[float]]:
     return cost
 
 
-def plot(document: Document) -> str:
-    """Cost of each day as an SVG element, without anything that names a place to fetch from."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def plot(document: Document) -> Markup:
+    """Cost of each day as an SVG element."""
+    return draw("bill", (7.2, 2.8), partial(_plot_days, document))
 
+
+def _plot_days(document: Document, figure: Figure) -> None:
     cost = per_day(document)
     days = range(1, len(next(iter(cost.values()))) + 1)
-    style = {"svg.fonttype": "none", "svg.hashsalt": "vdc", "font.family": "sans-serif", "font.size": 12}
-    with rc_context(style):
-        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
-        axes = figure.subplots()
-        below = [0.0] * len(days)
-        for what, values in cost.items():
-            if any(values):
-                axes.bar(days, values, bottom=below, color=COLOURS[what], width=0.8, label=what)
-                below = [a + b for a, b in zip(below, values, strict=True)]
-        axes.set_xlim(0.4, len(days) + 0.6)
-        axes.set_xticks([d for d in days if d == 1 or d % 5 == 0])
-        axes.set_xlabel(f"day of {document['month']}")
-        axes.set_ylabel(f"{document['currency']} a day")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        drawn = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(drawn, format="svg", metadata=nothing, transparent=True)
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]
+    axes = figure.subplots()
+    below = [0.0] * len(days)
+    for what, values in cost.items():
+        if any(values):
+            axes.bar(days, values, bottom=below, color=COLOURS[what], width=0.8, label=what)
+            below = [a + b for a, b in zip(below, values, strict=True)]
+    axes.set_xlim(0.4, len(days) + 0.6)
+    axes.set_xticks([d for d in days if d == 1 or d % 5 == 0])
+    axes.set_xlabel(f"day of {document['month']}")
+    axes.set_ylabel(f"{document['currency']} a day")
+    plain(axes)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from prefect.runtime import flow_run
 
-from tasks import telling
+from tasks import telling, timing
 from tasks.environment import environment
 from vdc.access import actor
 from vdc.claims.batch import Batch
@@ -30,14 +30,17 @@ def read(look: Callable[..., T], *args: object) -> T:
 
 def claimed(claim: Callable[..., T], *args: object, **kwargs: object) -> T:
     """Run a claim of vdc.claims in its transaction, for the actor and the flow run of this process."""
+    begun = timing.now()
     with write_session(environment().url) as session:
-        return claim(session, *args, actor=actor(), flow_run_id=flow_run.get_id(), **kwargs)
+        made = claim(session, *args, actor=actor(), flow_run_id=flow_run.get_id(), **kwargs)
+    timing.report("claim", begun)
+    return made
 
 
-def recorded(record: Callable[..., T], *args: object) -> T:
+def recorded(record: Callable[..., T], *args: object, **kwargs: object) -> T:
     """Run a record of vdc.claims in its transaction."""
     with write_session(environment().url) as session:
-        return record(session, *args)
+        return record(session, *args, **kwargs)
 
 
 @contextmanager

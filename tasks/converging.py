@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.tasks import Task
 
-from tasks.batches import claimed, fenced, recorded
+from tasks.batches import claimed, fenced, read, recorded
 from tasks.fanout import Record, Recorder, act_on_each
 from tasks.images import remove_image
 from tasks.machines import provision_vm, teardown_vm
@@ -20,9 +20,11 @@ from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.images import record_import_failed
 from vdc.claims.migrate import Move
+from vdc.claims.scale_test import machines_left, take_over_machines
+from vdc.claims.terminate import claim_terminate
 from vdc.errors import VdcError
 from vdc.model import HostRef
-from vdc.operations import Fence, close
+from vdc.operations import Claim, Fence, close
 from vdc.reconciliation import (
     DIED,
     DIED_MIGRATING,
@@ -34,6 +36,7 @@ from vdc.reconciliation import (
     record_recovered,
 )
 from vdc.records import close_batch, record_failed, record_provisioned, record_terminated
+from vdc.requests import TerminateRequest
 
 
 def finish(dead: Dead, fence: Fence) -> list[Finding]:
@@ -65,7 +68,34 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
         recorded(partial(close, error=DIED), claim)
     for claim in dead.batches:
         recorded(close_batch, claim)
+    for test in dead.tests:
+        findings += _bury(test)
     return findings
+
+
+def _bury(test: Claim) -> list[Finding]:
+    """End a scale test whose process died."""
+    try:
+        findings = end_scale_test(test)
+    except VdcError as error:
+        # Its operation stays open, and is taken over again.
+        return [Finding("interrupted scale test", test.operation_id, "-", f"not removed yet: {error}")]
+    recorded(partial(close, error=DIED), test)
+    return findings
+
+
+def end_scale_test(test: Claim) -> list[Finding]:
+    """Take back, or remove, every machine of a scale test that is still there. Raises Refused."""
+    dead = recorded(take_over_machines, test.operation_id)
+    with fenced(*dead.claims) as fence:
+        findings = finish(dead, fence)
+    left = read(machines_left, test.operation_id)
+    if not left:
+        return findings
+    batch = claimed(claim_terminate, TerminateRequest(vms=left))
+    return findings + _act(
+        batch, "terminating", teardown_vm, record_terminated, "left by a scale test", "removed"
+    )
 
 
 def observe(places: Places) -> World:

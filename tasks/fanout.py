@@ -15,7 +15,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 from sqlalchemy.orm import Session
 
-from tasks import progress
+from tasks import progress, timing
 from tasks.environment import environment
 from vdc.claims.batch import Machine, mark_failing
 from vdc.errors import Superseded
@@ -58,9 +58,12 @@ class Recorder:
     def flush(self) -> None:
         if not self._waiting:
             return
+        begun = timing.now()
         with write_session(environment().url) as session:
             self._done(session, [o for o in self._waiting if not o.error])
             self._failed(session, [o for o in self._waiting if o.error])
+        for outcome in self._waiting:
+            timing.report("record", begun, outcome.spec, outcome.error)
         self._waiting.clear()
 
 

@@ -10,7 +10,7 @@ from prefect import task
 
 from drivers import registry
 from drivers.seed import build_seed
-from tasks import cloud_machines
+from tasks import cloud_machines, timing
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
@@ -123,6 +123,7 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
     message led by the step, the machine and the host.
     """
     for name, step in steps.items():
+        begun, failure = timing.now(), ""
         try:
             for call in step(machine.spec):
                 fence.check(machine.claim)
@@ -131,9 +132,11 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
             raise
         except VdcError as error:
             spec = machine.spec
-            what = " ".join(str(error).split())
+            failure = what = " ".join(str(error).split())
             error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {what}",)
             raise
+        finally:
+            timing.report(name, begun, machine.spec, failure)
     return utc_now()
 
 

@@ -294,6 +294,19 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class HostUse:
+    """How busy a host is now. CPU seconds count from its boot, over all its CPUs; None: unknown."""
+
+    load_1m: float
+    machines: int | None
+    """Virtual machines that run or are paused: processes of the hypervisor."""
+    cpu_busy_s: float | None
+    cpu_total_s: float | None
+    memory_used_mib: float | None
+    memory_mib: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StorageUse:
     """A datastore's size and what is free."""
 

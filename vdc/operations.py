@@ -53,7 +53,7 @@ class Opening:
     operation_id: str = ""
 
 
-def _process_start(pid: int) -> str:
+def process_start(pid: int) -> str:
     """Start time of a process in clock ticks since boot: field 22 of /proc/<pid>/stat (proc(5))."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
@@ -62,7 +62,7 @@ def _process_start(pid: int) -> str:
 def _owner(pid: int) -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pid_namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-    return f"{boot_id}/{pid_namespace}/{pid}/{_process_start(pid)}"
+    return f"{boot_id}/{pid_namespace}/{pid}/{process_start(pid)}"
 
 
 def owner() -> str:

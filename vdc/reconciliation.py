@@ -88,6 +88,8 @@ class Dead:
     moves: tuple[Move, ...]
     others: tuple[Claim, ...]
     batches: tuple[Claim, ...]
+    tests: tuple[Claim, ...] = ()
+    """Scale tests: their machines are to go, whatever state they are in."""
 
     @property
     def claims(self) -> list[Claim]:
@@ -98,6 +100,7 @@ class Dead:
             *(m.claim for m in self.moves),
             *self.others,
             *self.batches,
+            *self.tests,
         ]
 
 
@@ -119,7 +122,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
     images: list[ImageClaim] = []
     moves: list[Move] = []
-    claims: dict[str, list[Claim]] = {"batch": [], "other": []}
+    claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in [r for r in rows if operations.takeable(r, lease_s)]:
         claim = operations.take_over(session, row)
@@ -135,7 +138,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         elif kind == "image" and row.kind == "import":
             images.append(_image_claim(session, claim, row.object_id))
         else:
-            claims["batch" if kind == "batch" else "other"].append(claim)
+            claims[kind if kind in claims else "other"].append(claim)
     return Dead(
         tuple(machines["forward"]),
         tuple(machines["back"]),
@@ -144,6 +147,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(moves),
         tuple(claims["other"]),
         tuple(claims["batch"]),
+        tuple(claims["scale-test"]),
     )
 
 
@@ -154,8 +158,8 @@ def _failure(session: Session, operation: Operation) -> str:
     if failure := failure_of(session, operation):
         return failure
     parent = session.get(Operation, operation.parent_id)
-    atomic = bool(parent and parent.spec.get("atomic"))
-    return DIED if atomic or operation.attempts > MAX_ATTEMPTS else ""
+    together = bool(parent and (parent.spec.get("atomic") or parent.spec.get("scale_test")))
+    return DIED if together or operation.attempts > MAX_ATTEMPTS else ""
 
 
 def _image_claim(session: Session, claim: Claim, image_id: str) -> ImageClaim:

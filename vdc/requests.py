@@ -48,6 +48,9 @@ class DeployRequest(Request):
     burst: Literal["never", "when-full"] = Field(
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
+    scale_test: str = Field(
+        default="", description="Id of the scale test that the machines live and die with; else empty."
+    )
 
     @property
     def label(self) -> str:
@@ -66,6 +69,27 @@ class TerminateRequest(Request):
         """Short, also for a thousand machines: Prefect repeats a run's name in each event of its tasks."""
         first, more = ", ".join(self.vms[:3]), len(self.vms) - 3
         return f"{first} and {more} more" if more > 0 else first
+
+
+class ScaleTestRequest(Request):
+    """Measure how fast machines are made and removed, ours against a bare loop; none of them stays."""
+
+    template: str = Field(description="Name of the template whose machines are made.")
+    count: int = Field(default=40, description="How many machines at a time.")
+    repetitions: int = Field(default=3, description="How often, in turn with the floor.")
+    start: Literal["running", "paused"] = Field(
+        default="paused", description="paused: a guest's own boot takes no CPU from what is measured."
+    )
+    floor: bool = Field(
+        default=True,
+        description="Also measure plain libvirt and SSH calls; on simulated hosts there is none.",
+    )
+    tenant: str = Field(default="default", description="Whose machines they are, and whose quota they use.")
+    out: str = Field(
+        default="",
+        description="Directory on the control machine for the frames and the page; "
+        "empty: scale-tests/NAME in VDC_HOME.",
+    )
 
 
 class MigrateRequest(Request):

@@ -79,6 +79,11 @@ class Settings:
         return self.home / "ssh"
 
     @property
+    def server_pid_file(self) -> Path:
+        """Of the Prefect server that `vdc up` starts."""
+        return self.home / "run" / "prefect-server.json"
+
+    @property
     def prefect_home(self) -> Path:
         return self.home / "prefect"
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.bench.cpu import cpu_s
 from deployments.bench.figures import say
 from deployments.control import prefect_env, prefect_objects, server
 from deployments.control.health import call, server_daemon
+from drivers.processes import cpu_s
 from drivers.ssh_files import ensure_ssh_files
 from vdc import inventory
 from vdc.inventory import read_session

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.bench.figures import Figures, say
@@ -20,10 +19,10 @@ from vdc.catalog import create_datastore, create_template, create_vnet
 from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
 from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest, TerminateRequest
-from vdc.schema import Image, Operation
+from vdc.schema import Operation
 
 if TYPE_CHECKING:
-    from deployments.bench import bare
+    from drivers.hypervisor import bare
 
 NORMAL, FAST = "lab", "lab, fast floor"
 RATIO_LIMIT = {NORMAL: 1.15, FAST: 1.5}
@@ -106,14 +105,14 @@ def prepare(house: House, running: Lab, machines: int) -> None:
 
 def measure(house: House, part: str, machines: int, repetitions: int, figures: Figures) -> None:
     """Both sides in turn: A B A B ..."""
-    from deployments.bench import bare
+    from drivers.hypervisor import bare
     from tasks.environment import environment
+    from tasks.floor import bare_machine
 
     per_host = house.settings.per_host_concurrency
     specs = _specs_for(house, machines)
     with bare.connected(sorted({s.host for s in specs}, key=lambda h: h.name), environment().access) as hosts:
-        image = _image_path(house)
-        batch = [(hosts[spec.host.name], _bare_machine(spec, image)) for spec in specs]
+        batch = [(hosts[spec.host.name], bare_machine(spec)) for spec in specs]
         ours: list[Round] = []
         floor: list[Round] = []
         _bare_round(batch[:WARM_UP], per_host)
@@ -175,7 +174,7 @@ def _our_round(house: House, machines: int) -> Round:
 
 
 def _bare_round(batch: bare.Batch, per_host: int) -> Round:
-    from deployments.bench import bare
+    from drivers.hypervisor import bare
 
     client, begun = time.process_time(), time.monotonic()
     bare.make_all(batch, per_host)
@@ -206,28 +205,3 @@ def _specs_for(house: House, machines: int) -> list[VmSpec]:
     with write_session(house.settings.inventory_url, commit=False) as session:
         claim = claim_deploy(session, _request(machines), actor=actor(), prices=prices)
     return [machine.spec for machine in claim.batch.machines]
-
-
-def _image_path(house: House) -> str:
-    with read_session(house.settings.inventory_url) as session:
-        file = session.query(Image.file).filter_by(name="lab").scalar()
-    return str(Path(SHARED_DATASTORE) / str(file))
-
-
-def _bare_machine(spec: VmSpec, image: str) -> bare.BareMachine:
-    from deployments.bench import bare
-    from drivers.hypervisor import domain_xml
-    from drivers.seed import build_seed
-    from tasks.machines import domain_spec
-
-    domain = domain_spec(spec)
-    assert domain.seed_path is not None
-    return bare.BareMachine(
-        name=domain.name,
-        xml=domain_xml.build(domain),
-        disk=domain.disks[0].path,
-        size_mib=spec.disks[0].size_mib,
-        image=image,
-        seed=domain.seed_path,
-        seed_content=build_seed(spec.context, spec.vm_id, spec.nics),
-    )

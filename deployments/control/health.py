@@ -37,7 +37,7 @@ def call(settings: Settings, path: str, body: Any = None, *, timeout_s: float = 
 
 def server_daemon(settings: Settings) -> Daemon:
     """The server that `vdc up` starts for these settings."""
-    return Daemon(settings.home / "run" / "prefect-server.json")
+    return Daemon(settings.server_pid_file)
 
 
 def answers(settings: Settings, *, timeout_s: float = 2.0) -> bool:

@@ -43,6 +43,7 @@ from vdc.model import (
     DomainSpec,
     HostFacts,
     HostRef,
+    HostUse,
     MigrationResult,
     domain_name,
 )
@@ -144,6 +145,24 @@ class LibvirtHypervisor:
 
         load = self._read_load()
         return self._call("reading its facts", read)
+
+    def read_use(self) -> HostUse:
+        def read(conn: libvirt.virConnect) -> HostUse:
+            cpu = conn.getCPUStats(libvirt.VIR_NODE_CPU_STATS_ALL_CPUS, 0)
+            memory = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            free = memory["free"] + memory.get("buffers", 0) + memory.get("cached", 0)
+            waiting = cpu.get("idle", 0) + cpu.get("iowait", 0)
+            return HostUse(
+                load_1m=load,
+                machines=conn.numOfDomains(),
+                cpu_busy_s=(sum(cpu.values()) - waiting) / 1e9,
+                cpu_total_s=sum(cpu.values()) / 1e9,
+                memory_used_mib=(memory["total"] - free) / 1024,
+                memory_mib=memory["total"] / 1024,
+            )
+
+        load = self._read_load()
+        return self._call("reading how busy it is", read)
 
     def read_domains(self) -> list[DomainSeen]:
         def read(conn: libvirt.virConnect) -> list[DomainSeen]:

@@ -11,7 +11,7 @@ from drivers.contract import Access, HypervisorCapabilities
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import HostUnreachable, NotFound
-from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, MigrationResult
+from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, HostUse, MigrationResult
 
 SEEN = "SELECT name, replace(state, 'incoming', 'paused'), vm_id, site FROM domains WHERE host = ?"
 
@@ -49,6 +49,16 @@ class SimulatedHypervisor:
             )
         host_uuid, arch, domain_types, *rest = row
         return HostFacts(self._host, host_uuid, arch, tuple(domain_types.split()), *rest)
+
+    def read_use(self) -> HostUse:
+        """Its load is what it was set to; CPU and memory it has none of."""
+        with self._call("read_use") as call:
+            load_1m, machines = call.one(
+                "SELECT load_1m, (SELECT count(*) FROM domains d WHERE d.host = h.name"
+                " AND d.state IN ('running', 'paused')) FROM hosts h WHERE name = ?",
+                (self._host,),
+            )
+        return HostUse(load_1m, machines, None, None, None, None)
 
     def read_domains(self) -> list[DomainSeen]:
         with self._call("read_domains") as call:

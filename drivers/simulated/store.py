@@ -33,6 +33,7 @@ CALLS = (
     "hypervisor.read_domains",
     "hypervisor.read_domain",
     "hypervisor.read_counters",
+    "hypervisor.read_use",
     "hypervisor.ensure_defined",
     "hypervisor.ensure_started",
     "hypervisor.ensure_migrated",

@@ -31,6 +31,7 @@ NOUNS = {
     "group": "Affinity groups of machines",
     "cloud": "Clouds that take machines when our hosts are full",
     "vm": "Machines: deploy, list, show, terminate",
+    "scale-test": "How fast machines are made and removed, against a bare loop",
     "bill": "What tenants owe: preview, month, list, show",
     "operation": "What was done, by whom, with what outcome",
     "lab": "Real hypervisor hosts on this machine, to try things on",
@@ -79,7 +80,7 @@ class LazyGroup(click.Group):
 
 
 def _module(name: str) -> str:
-    return f"interfaces.cli.{COMMANDS[name][0] if name in COMMANDS else name}"
+    return f"interfaces.cli.{COMMANDS[name][0] if name in COMMANDS else name.replace('-', '_')}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

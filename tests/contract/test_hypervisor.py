@@ -35,6 +35,27 @@ def test_facts_describe_a_host_that_can_run_machines(bench: Bench) -> None:
     assert facts.hypervisor_version
 
 
+def test_use_follows_what_runs(bench: Bench) -> None:
+    hypervisor, machine = bench.drivers.hypervisor, bench.machine()
+    bench.provide(machine)
+    before = hypervisor.read_use()
+    assert hypervisor.ensure_started(machine.spec.name, paused=True)
+    after = hypervisor.read_use()
+    assert before.machines is not None
+    assert after.machines == before.machines + 1
+    assert after.load_1m >= 0
+    if before.cpu_busy_s is None:  # a simulated host
+        assert (before.cpu_total_s, before.memory_used_mib, before.memory_mib) == (None, None, None)
+        return
+    assert after.cpu_busy_s is not None
+    assert after.cpu_total_s is not None
+    assert before.cpu_busy_s < after.cpu_busy_s <= after.cpu_total_s
+    assert after.memory_used_mib is not None
+    assert 0 < after.memory_used_mib < (after.memory_mib or 0)
+    hypervisor.ensure_removed(machine.spec.name)
+    assert hypervisor.read_use().machines == before.machines
+
+
 def test_defined_once_it_is_seen_as_ours_and_stopped(bench: Bench) -> None:
     hypervisor, machine = bench.drivers.hypervisor, bench.machine()
     assert hypervisor.read_domain(machine.spec.name) is None
@@ -223,6 +244,7 @@ def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
         hypervisor.read_facts,
         hypervisor.read_domains,
         hypervisor.read_counters,
+        hypervisor.read_use,
         lambda: hypervisor.ensure_defined(bench.machine().spec),
         lambda: hypervisor.ensure_started("vm-a"),
         lambda: hypervisor.ensure_removed("vm-a"),

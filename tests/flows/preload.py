@@ -4,4 +4,5 @@ import flows.deploy
 import flows.enroll_host
 import flows.import_image
 import flows.reconcile
+import flows.scale_test
 import flows.terminate  # noqa: F401

@@ -66,6 +66,10 @@ class Child:
         self.process.join(DEADLINE_S)
         assert not self.process.is_alive()
 
+    def interrupt(self) -> None:
+        """SIGINT, as Ctrl-C sends it; the function must have asked for it (`default_int_handler`)."""
+        os.kill(self.pid, signal.SIGINT)
+
     def stop(self) -> None:
         """SIGSTOP, and wait until every thread of it stands still."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -13,6 +13,7 @@ from vdc.requests import (
     EnrollHostRequest,
     ImportImageRequest,
     MigrateRequest,
+    ScaleTestRequest,
     TerminateRequest,
 )
 
@@ -74,3 +75,14 @@ def sweep() -> int:
     from flows.meter import sweep as flow
 
     return flow()
+
+
+def scale_test(**request: Any) -> str:
+    from flows.scale_test import scale_test as flow
+
+    return flow(ScaleTestRequest(**({"template": "tiny"} | request)))
+
+
+def scale_test_request(request: dict[str, Any]) -> str:
+    """For processes: arguments that can be pickled."""
+    return scale_test(**request)

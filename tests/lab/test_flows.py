@@ -134,6 +134,55 @@ def test_a_guest_that_shuts_itself_down_is_adopted_as_stopped(clean: Datacenter)
         assert (vm.state, vm.desired) == ("stopped", "stopped")
 
 
+def test_scale_test_with_its_floor_leaves_nothing(clean: Datacenter, tmp_path: Path) -> None:
+    from reports import scale_files
+
+    assert run.scale_test(count=4, repetitions=1, out=str(tmp_path / "out"))
+    clean.assert_agrees()
+    assert clean.live() == []
+    frames, about = scale_files.read(tmp_path / "out")
+    assert about["no_floor"] == ""
+    counted = frames.phases[frames.phases["repetition"] == 1]
+    for side, phases in (
+        (
+            "ours",
+            {"ensure disk", "ensure seed", "define", "start", "remove domain", "remove ports", "record"},
+        ),
+        ("floor", {"ensure disk", "ensure seed", "define", "start", "remove domain", "remove files"}),
+    ):
+        own = counted[counted["side"] == side]
+        assert own["vm_id"].nunique() == 4
+        assert own.groupby("phase")["vm_id"].nunique().loc[sorted(phases)].tolist() == [4] * len(phases)
+        # QEMU cannot be started in less: the floor's machines were real ones.
+        assert own[own["phase"] == "start"]["duration_s"].min() > 0.01
+    seen = frames.samples[frames.samples["kind"] == "host"]
+    assert seen["cpu_total_s"].notna().all()
+    assert seen["machines"].max() >= 1
+    assert "times as long" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_bare_loop_that_fails_is_cleaned_and_told(
+    clean: Datacenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seed's directory is gone for the floor alone: disks are made by then, domains are not."""
+    from dataclasses import replace
+
+    import tasks.floor as floor
+    from reports import scale_files
+
+    bare_machine = floor.bare_machine
+    monkeypatch.setattr(
+        floor, "bare_machine", lambda spec: replace(bare_machine(spec), seed="/nosuch/directory/seed.iso")
+    )
+    with pytest.raises(OperationFailed, match=r"The bare loop failed: h[12]: cat > /nosuch.* failed"):
+        run.scale_test(count=2, repetitions=1, out=str(tmp_path / "out"))
+    clean.assert_agrees()
+    assert clean.live() == []
+    frames, _ = scale_files.read(tmp_path / "out")
+    assert frames.rounds[frames.rounds["side"] == "floor"]["failed"].tolist() == [2]
+    assert "There is no floor to compare with" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_changed_host_key_is_refused(clean: Datacenter, tmp_path: Path) -> None:
     known_hosts = clean.lab.access.known_hosts_file
     right = known_hosts.read_text()

@@ -17,6 +17,7 @@ from vdc.claims.burst import Burst, choose
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
+from vdc.operations import owner
 from vdc.placement import Shape, parse_rank, place
 from vdc.pricing import ListPrices, per_hour, per_month
 from vdc.requests import DeployRequest
@@ -26,6 +27,7 @@ from vdc.schema import (
     Host,
     Image,
     Nic,
+    Operation,
     PlacementGroup,
     Site,
     Template,
@@ -117,6 +119,14 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
     for what, row in owned:
         if row.tenant_id not in (None, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
+
+
+def _check_scale_test(session: Session, request: DeployRequest) -> None:
+    """Only the process that runs the test may add machines: nobody removes those that come after its end."""
+    if request.scale_test:
+        test = session.get(Operation, request.scale_test)
+        if test is None or test.kind != "scale-test" or test.finished_at or test.owner != owner():
+            raise Invalid(f"Scale test {request.scale_test!r} does not run here: leave that field empty.")
 
 
 def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None:
@@ -360,6 +370,7 @@ def claim_deploy(
     """
     if adopted := adopt_batch(session, "deploy", flow_run_id):
         return DeployClaim(adopted, None)
+    _check_scale_test(session, request)
     what = _resolve(session, request)
     vm_ids = [new_id() for _ in range(request.count)]
     n = request.count
