@@ -36,6 +36,9 @@ class Row:
 CATALOGUE = (
     Row("deploy", "flows.deploy.deploy"),
     Row("terminate", "flows.terminate.terminate"),
+    Row("snapshot", "flows.snapshot.snapshot"),
+    Row("revert", "flows.snapshot.revert"),
+    Row("delete-snapshot", "flows.snapshot.delete_snapshot"),
     Row("enroll-host", "flows.enroll_host.enroll_host"),
     Row("import-image", "flows.import_image.import_image"),
     Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),
