@@ -402,10 +402,12 @@ class LibvirtHypervisor:
         self, spec: DomainSpec, snapshot: SnapshotSpec, *, start: str, timeout_s: float
     ) -> None:
         what = f"taking {spec.name} back to snapshot {snapshot.snapshot_id}"
-        lacking = [disk for disk, names in self._kept(spec).items() if snapshot.snapshot_id not in names]
-        if lacking:
+        kept = self._kept(spec)
+        having = [disk for disk, names in kept.items() if snapshot.snapshot_id in names]
+        if len(having) < max(len(kept), len(spec.disks)):
             raise DriverFailure(
-                f"{self._host.name}: {what} failed: there is no such snapshot in {', '.join(lacking)}.",
+                f"{self._host.name}: {what} failed: {len(having)} of its {len(spec.disks)} disks have it: "
+                "there is no such snapshot.",
                 host=self._host.name,
             )
         if snapshot.kind == "memory":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
 from vdc.access import actor
 from vdc.settings import load
+
+if TYPE_CHECKING:
+    from vdc.claims.snapshot import SnapshotClaim
 
 Rows = list[dict[str, Any]]
 
@@ -33,34 +37,20 @@ def group() -> None:
 @json_option
 def create(name: str, label: str, kind: str | None, tenant: str, only_plan: bool, as_json: bool) -> None:
     """Keep the present state: with memory if the machine runs, unless told otherwise."""
-    from interfaces.cli.session import reading, writing
-    from tasks.abilities import abilities
+    from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_snapshot
     from vdc.requests import SnapshotRequest
 
     request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind or "auto")
-    limit = load().max_snapshots
-    with reading():
-        can = abilities()
+    can, limit = _abilities(), load().max_snapshots
     with writing(commit=False) as session:
         asked = claim_snapshot(session, request, can, limit, actor=actor())
     if only_plan:
-        memory = asked.snapshot.kind == "memory"
-        plan = {
-            "name": asked.spec.name,
-            "label": asked.label,
-            "kind": asked.snapshot.kind,
-            "host": asked.spec.host.name,
-            "memory_mib": asked.spec.memory_mib if memory else 0,
-        }
-        if as_json:
-            print_json(plan)
-            return
-        print_line(f"Would keep the state of {asked.spec.name} as {asked.label}: {_what(plan['kind'])}.")
-        if memory:
+        lines = [f"Would keep the state of {asked.spec.name} as {asked.label}: {_what(asked.snapshot.kind)}."]
+        if asked.snapshot.kind == "memory":
             size = human_mib(asked.spec.memory_mib)
-            print_line(f"The machine stands still while its memory is written, at most {size}.")
-        note("Nothing was touched.")
+            lines.append(f"The machine stands still while its memory is written, at most {size}.")
+        _print_plan(asked, lines, as_json)
         return
 
     def load_flow() -> Any:
@@ -68,12 +58,11 @@ def create(name: str, label: str, kind: str | None, tenant: str, only_plan: bool
 
         return flow
 
-    operation_id, told = _run(load_flow, request)
-    if as_json:
-        print_json({"name": asked.spec.name, "operation_id": operation_id} | told)
-        return
-    size = f", {human_mib(told['size_mib'])}" if told["size_mib"] else ""
-    print_line(f"{asked.spec.name} can be taken back to {told['label']} ({_what(told['kind'])}{size}).")
+    def said(told: dict[str, Any]) -> str:
+        size = f", {human_mib(told['size_mib'])}" if told["size_mib"] else ""
+        return f"{asked.spec.name} can be taken back to {told['label']} ({_what(told['kind'])}{size})."
+
+    _run(load_flow, request, asked, said, as_json)
 
 
 @group.command("list")
@@ -102,36 +91,24 @@ def list_(name: str, tenant: str, as_json: bool) -> None:
 @json_option
 def revert(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     """Take a machine back to a snapshot: what came after is lost, unless it was kept too."""
-    from interfaces.cli.session import reading, writing
-    from tasks.abilities import abilities
+    from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_revert
     from vdc.requests import RevertRequest
 
     request = RevertRequest(vm=name, label=label, tenant=tenant)
-    with reading():
-        can = abilities()
+    can = _abilities()
     with writing(commit=False) as session:
         asked = claim_revert(session, request, can, actor=actor())
     if only_plan:
-        plan = {
-            "name": asked.spec.name,
-            "label": asked.label,
-            "kind": asked.snapshot.kind,
-            "host": asked.spec.host.name,
-            "state": asked.was,
-            "becomes": asked.becomes,
-        }
-        if as_json:
-            print_json(plan)
-            return
-        print_line(f"Would take {asked.spec.name} back to {asked.label} ({_what(asked.snapshot.kind)}).")
+        memory = asked.snapshot.kind == "memory"
         off = "" if asked.was == "stopped" else " is powered off hard, and"
-        print_line(
-            f"It is {asked.was}; it{off} will be {asked.becomes}"
-            + (", going on from the memory that was kept." if asked.snapshot.kind == "memory" else ".")
-        )
-        print_line("What it wrote since then is lost, unless another snapshot keeps it.")
-        note("Nothing was touched.")
+        how = ", going on from the memory that was kept" if memory else ""
+        lines = [
+            f"Would take {asked.spec.name} back to {asked.label} ({_what(asked.snapshot.kind)}).",
+            f"It is {asked.was}: it{off} will be {asked.becomes}{how}.",
+            "What it wrote since then is lost, unless another snapshot keeps it.",
+        ]
+        _print_plan(asked, lines, as_json, state=asked.was, becomes=asked.becomes)
         return
 
     def load_flow() -> Any:
@@ -139,11 +116,10 @@ def revert(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
 
         return flow
 
-    operation_id, told = _run(load_flow, request)
-    if as_json:
-        print_json({"name": asked.spec.name, "operation_id": operation_id} | told)
-        return
-    print_line(f"{asked.spec.name} is back at {told['label']}, and {told['state']}.")
+    def said(told: dict[str, Any]) -> str:
+        return f"{asked.spec.name} is back at {told['label']}, and {told['state']}."
+
+    _run(load_flow, request, asked, said, as_json)
 
 
 @group.command()
@@ -162,20 +138,9 @@ def delete(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
     with writing(commit=False) as session:
         asked = claim_delete(session, request, actor=actor())
     if only_plan:
-        plan = {
-            "name": asked.spec.name,
-            "label": asked.label,
-            "kind": asked.snapshot.kind,
-            "host": asked.spec.host.name,
-        }
-        if as_json:
-            print_json(plan)
-            return
-        print_line(
-            f"Would delete snapshot {asked.label} of {asked.spec.name} ({_what(asked.snapshot.kind)}): "
-            "the machine can no longer be taken back there."
-        )
-        note("Nothing was touched.")
+        what = f"snapshot {asked.label} of {asked.spec.name} ({_what(asked.snapshot.kind)})"
+        line = f"Would delete {what}: the machine can no longer be taken back there."
+        _print_plan(asked, [line], as_json)
         return
 
     def load_flow() -> Any:
@@ -183,11 +148,10 @@ def delete(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
 
         return flow
 
-    operation_id, told = _run(load_flow, request)
-    if as_json:
-        print_json({"name": asked.spec.name, "operation_id": operation_id} | told)
-        return
-    print_line(f"Snapshot {told['label']} of {asked.spec.name} is gone.")
+    def said(told: dict[str, Any]) -> str:
+        return f"Snapshot {told['label']} of {asked.spec.name} is gone."
+
+    _run(load_flow, request, asked, said, as_json)
 
 
 def tree(rows: Rows) -> Rows:
@@ -212,16 +176,44 @@ def tree(rows: Rows) -> Rows:
     return drawn
 
 
+def _abilities() -> Any:
+    """Read by each command that asks a driver for something."""
+    from interfaces.cli.session import reading
+    from tasks.abilities import abilities
+
+    with reading():
+        return abilities()
+
+
 def _what(kind: str) -> str:
     return "memory and disks" if kind == "memory" else "disks alone"
 
 
-def _run(load_flow: Any, request: Any) -> tuple[str, dict[str, Any]]:
-    """The operation's id, and what there is to tell of it."""
+def _print_plan(asked: SnapshotClaim, lines: list[str], as_json: bool, **more: object) -> None:
+    if as_json:
+        plan = {"name": asked.spec.name, "label": asked.label, "kind": asked.snapshot.kind}
+        print_json(plan | {"host": asked.spec.host.name} | more)
+        return
+    for line in lines:
+        print_line(line)
+    note("Nothing was touched.")
+
+
+def _run(
+    load_flow: Callable[[], Any],
+    request: Any,
+    asked: SnapshotClaim,
+    said: Callable[[dict[str, Any]], str],
+    as_json: bool,
+) -> None:
     from interfaces.cli.running import run_flow
     from interfaces.cli.session import reading
     from vdc.schema import Operation
 
     operation_id = run_flow(load_flow, request)
     with reading() as session:
-        return operation_id, session.get_one(Operation, operation_id).result or {}
+        told = session.get_one(Operation, operation_id).result or {}
+    if as_json:
+        print_json({"name": asked.spec.name, "operation_id": operation_id} | told)
+        return
+    print_line(said(told))

@@ -79,6 +79,18 @@ def test_memory_and_disk_are_brought_back_while_it_runs(subject: Subject) -> Non
     subject.back(first)
     assert (subject.disk(), subject.memory(), subject.state()) == (1, 11, "running")
     assert subject.kept() == {first.snapshot_id: "memory"}
+    assert subject.machine.nic.device in subject.bench.drivers.network.read_ports()
+    assert not subject.hypervisor.ensure_defined(subject.spec), "it is described as before"
+
+
+def test_a_paused_machine_runs_on_from_its_memory(subject: Subject) -> None:
+    subject.start()
+    subject.write_memory(11)
+    first = subject.take("memory")
+    subject.bench.hand.power_off(subject.spec)
+    subject.start(paused=True)
+    subject.back(first, start="paused")
+    assert (subject.memory(), subject.state()) == (11, "running")
 
 
 def test_a_stopped_machine_runs_on_from_its_memory(subject: Subject) -> None:

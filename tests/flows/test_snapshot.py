@@ -4,13 +4,13 @@ whatever fails and whoever is killed."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from tests.flows import run
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
+from tests.flows.test_migrate import FORMS
 from vdc.errors import (
     Conflict,
     Invalid,
@@ -297,14 +297,6 @@ def test_one_at_a_time(web: Site, start: Processes, act: str) -> None:
 
 # -- failures --------------------------------------------------------------------------------------------
 
-FORMS: dict[str, dict[str, Any]] = {
-    "fails": {},
-    "happens-but-the-answer-is-lost": {"after": True},
-    "stops-halfway": {"halfway": True},
-    "busy-then-fine": {"times": 2, "error": "Busy"},
-    "happens-but-times-out": {"error": "TimedOut", "after": True},
-    "unreachable-for-too-long": {"times": 3, "error": "HostUnreachable"},
-}
 PASSING = ("busy-then-fine", "happens-but-times-out")
 WITHOUT_MIDDLE = {"network.ensure_network", "hypervisor.read_snapshots", "hypervisor.ensure_snapshot_removed"}
 

@@ -12,13 +12,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
+from vdc.claims.migrate import datastores_of
 from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, InvalidState, NotFound, QuotaExceeded, Unsupported
 from vdc.model import Abilities, SnapshotSpec, VmSpec
 from vdc.names import check_name
 from vdc.operations import Claim, Opening
 from vdc.requests import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
-from vdc.schema import Datastore, Disk, Operation, Snapshot, Vm, new_id
+from vdc.schema import Operation, Snapshot, Vm, new_id
 from vdc.states import VmState
 
 MAKE, REVERT, DELETE = "snapshot", "revert", "delete-snapshot"
@@ -106,9 +107,7 @@ def claim_revert(
     """Open the operation of taking a machine back. Raises Refused."""
     if begun := operations.open_of_run(session, REVERT, flow_run_id):
         return adopt(session, begun)
-    vm = find_vm(session, request.vm, request.tenant)
-    row = find_snapshot(session, vm, request.label)
-    found = _open(session, REVERT, vm, row.id, request.model_dump(mode="json"), actor, flow_run_id)
+    found, vm, row = _open_on(session, REVERT, request, actor, flow_run_id)
     _check_at_rest(vm, "it cannot be taken back to a snapshot now")
     _check_abilities(session, vm, abilities)
     if not row.ready:
@@ -124,9 +123,7 @@ def claim_delete(
     """Open the operation and mark the snapshot as leaving. Raises Refused."""
     if begun := operations.open_of_run(session, DELETE, flow_run_id):
         return adopt(session, begun)
-    vm = find_vm(session, request.vm, request.tenant)
-    row = find_snapshot(session, vm, request.label)
-    found = _open(session, DELETE, vm, row.id, request.model_dump(mode="json"), actor, flow_run_id)
+    found, vm, row = _open_on(session, DELETE, request, actor, flow_run_id)
     _check_at_rest(vm, "its snapshots cannot be deleted now")
     return leaving(found, vm, row)
 
@@ -176,6 +173,19 @@ def _open(
     return claim
 
 
+def _open_on(
+    session: Session,
+    kind: str,
+    request: RevertRequest | DeleteSnapshotRequest,
+    actor: str,
+    flow_run_id: str | None,
+) -> tuple[Claim, Vm, Snapshot]:
+    """Open an operation on a snapshot that there is."""
+    vm = find_vm(session, request.vm, request.tenant)
+    row = find_snapshot(session, vm, request.label)
+    return _open(session, kind, vm, row.id, request.model_dump(mode="json"), actor, flow_run_id), vm, row
+
+
 def _claim(claim: Claim, act: str, vm: Vm, row: Snapshot) -> SnapshotClaim:
     snapshot = SnapshotSpec(row.id, row.kind)
     return SnapshotClaim(claim, act, specs.load(vm.spec), snapshot, row.label, VmState(vm.state))
@@ -190,8 +200,7 @@ def _check_abilities(session: Session, vm: Vm, abilities: Abilities) -> None:
     host = specs.load(vm.spec).host
     if host.uri not in abilities.snapshotting:
         raise Unsupported(f"The driver of host {host.name} makes no snapshots.")
-    datastores = select(Datastore).join(Disk, Disk.datastore_id == Datastore.id).where(Disk.vm_id == vm.id)
-    for datastore in session.scalars(datastores.order_by(Datastore.name)):
+    for datastore in datastores_of(session, vm):
         if datastore.uri not in abilities.snapshot_disks:
             raise Unsupported(
                 f"Machine {vm.name} has a {datastore.disk_format} disk in datastore {datastore.name}: "
