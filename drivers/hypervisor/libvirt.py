@@ -395,7 +395,7 @@ class LibvirtHypervisor:
                     f"{self._host.name}: {what} failed: the domain does not run, so that it has no memory.",
                     host=self._host.name,
                 )
-            snapshots.work_on_files(self._shell, "-c", snapshot.snapshot_id, _paths(spec))
+            snapshots.work_on_files(self._shell, "-c", snapshot.snapshot_id, _paths(spec), timeout_s)
         return True
 
     def ensure_reverted(
@@ -423,14 +423,18 @@ class LibvirtHypervisor:
                 conn.lookupByName(spec.name).destroy()
 
         self._call(f"powering off {spec.name}", power_off)
-        snapshots.work_on_files(self._shell, "-a", snapshot.snapshot_id, _paths(spec))
+        snapshots.work_on_files(self._shell, "-a", snapshot.snapshot_id, _paths(spec), timeout_s)
         if start != "stopped":
             self.ensure_started(spec.name, paused=start == "paused")
 
     def ensure_snapshot_removed(self, spec: DomainSpec, snapshot_id: str) -> bool:
         def remove(conn: libvirt.virConnect) -> bool | None:
             domain = _lookup(conn, spec.name)
-            if domain is None or not domain.isActive():
+            if domain is None:
+                return None
+            # Left by a process that died while it went back to one.
+            snapshots.drop_descriptions(domain)
+            if not domain.isActive():
                 return None
             # Whoever made it may have died while the guest's file systems were frozen.
             snapshots.thaw(domain)
@@ -449,13 +453,11 @@ class LibvirtHypervisor:
         return bool(having)
 
     def _kept(self, spec: DomainSpec) -> snapshots.Kept:
-        """States in each of its disks, once nothing is under way that makes or loads one."""
+        """States in each of its disks. What is being made or loaded just now is waited for (Busy)."""
 
         def read(conn: libvirt.virConnect) -> snapshots.Kept | None:
             domain = _lookup(conn, spec.name)
-            if domain is None:
-                return None
-            if not domain.isActive():
+            if domain is None or not domain.isActive():
                 return None
             return snapshots.read_running(domain, self._host.name)
 

@@ -120,11 +120,15 @@ def remove_running(domain: libvirt.virDomain, host: str, nodes: Sequence[str], n
         _ask(domain, host, "blockdev-snapshot-delete-internal-sync", device=node, name=name)
 
 
-def work_on_files(ssh: Ssh, act: str, name: str, paths: Sequence[str]) -> None:
+def work_on_files(
+    ssh: Ssh, act: str, name: str, paths: Sequence[str], timeout_s: float | None = None
+) -> None:
     """`act` is qemu-img's: -c make, -d delete, -a go back. Raises Busy where a guest has a file open."""
     what = {"-c": "making", "-d": "removing", "-a": "going back to"}[act]
     try:
-        ssh.run(["sh", "-c", _ACT, "sh", act, name, *paths], what=f"{what} snapshot {name}")
+        ssh.run(
+            ["sh", "-c", _ACT, "sh", act, name, *paths], timeout_s=timeout_s, what=f"{what} snapshot {name}"
+        )
     except DriverFailure as error:
         if '"write" lock' in error.stderr:
             raise Busy(str(error)) from error
@@ -154,10 +158,17 @@ def drop_descriptions(domain: libvirt.virDomain) -> None:
         described.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 
 
-def thaw(domain: libvirt.virDomain) -> None:
-    """Undo the freezing of a process that died in between. Without an agent there is nothing to undo."""
-    with suppress(libvirt.libvirtError):
+def thaw(domain: libvirt.virDomain) -> bool:
+    """Let the guest's file systems go on; False where no agent answers, which then has frozen nothing either.
+
+    Also for a process that died in between.
+    """
+    try:
         domain.fsThaw()
+    except libvirt.libvirtError as error:
+        log.debug("%s was not told to thaw its file systems: %s", domain.name(), error)
+        return False
+    return True
 
 
 @contextmanager
@@ -166,8 +177,8 @@ def _frozen(domain: libvirt.virDomain) -> Iterator[None]:
     try:
         yield
     finally:
-        if frozen:
-            thaw(domain)
+        if frozen and not thaw(domain):
+            log.warning("%s may stand still: `virsh domfsthaw` on its host thaws it.", domain.name())
 
 
 def _freeze(domain: libvirt.virDomain) -> bool:
