@@ -28,6 +28,8 @@ from vdc.model import (
     LaunchSpec,
     MigrationResult,
     NicSpec,
+    SnapshotSeen,
+    SnapshotSpec,
     StorageUse,
     VnetSpec,
 )
@@ -114,6 +116,27 @@ class Hypervisor(Protocol):
         destination, None if it is here or on neither. Raises DriverFailure, and touches nothing, where it
         runs on both.
         """
+
+    def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
+        """States kept in the domain's disks, by id; also where there is no such domain (any more)."""
+
+    def ensure_snapshot(self, spec: DomainSpec, snapshot: SnapshotSpec, *, timeout_s: float) -> bool:
+        """Keep the domain's present state in its disks: all of them, at one moment.
+
+        With memory: the domain must run, and stands still meanwhile. A half-made one is made anew.
+        """
+
+    def ensure_reverted(
+        self, spec: DomainSpec, snapshot: SnapshotSpec, *, start: str, timeout_s: float
+    ) -> None:
+        """Make the domain what it was; what came after is lost. Each call takes it back anew.
+
+        With memory it runs on from there. Of disks alone: it is powered off hard, and started if `start` is
+        `running` or `paused`. Raises DriverFailure, and touches nothing, where a disk does not have it.
+        """
+
+    def ensure_snapshot_removed(self, spec: DomainSpec, snapshot_id: str) -> bool:
+        """Forget the state, also a half-made one, and also where there is no such domain (any more)."""
 
     def ensure_removed(self, name: str) -> bool:
         """Power off hard and undefine, with what libvirt keeps beside it (managed save, snapshots)."""

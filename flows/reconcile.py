@@ -8,7 +8,15 @@ from flows.settings import flow_options
 from tasks import telling
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.clouds import converge_clouds
-from tasks.converging import clean, finish, finish_leaving, observe, recover, settle
+from tasks.converging import (
+    clean,
+    finish,
+    finish_leaving,
+    observe,
+    recover,
+    remove_unfinished_snapshots,
+    settle,
+)
 from tasks.environment import environment
 from vdc import reconciliation
 from vdc.access import actor
@@ -40,6 +48,7 @@ def reconcile() -> list[Finding]:
         findings += recover(differences.recover, since)
         findings += finish_leaving(differences.leaving, since)
         findings += settle(differences.settle, since)
+        findings += remove_unfinished_snapshots(world, since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)

@@ -16,11 +16,13 @@ from tasks.images import remove_image
 from tasks.machines import provision_vm, teardown_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
+from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.images import record_import_failed
 from vdc.claims.migrate import Move
 from vdc.claims.scale_test import machines_left, take_over_machines
+from vdc.claims.snapshot import MAKE, REVERT, SnapshotClaim
 from vdc.claims.terminate import claim_terminate
 from vdc.errors import VdcError
 from vdc.model import HostRef
@@ -64,6 +66,7 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
             action = f"import not taken back yet: {error}"
         findings.append(Finding("interrupted operation", image.image.file, image.target.host.name, action))
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
+    findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
     for claim in dead.others:
         recorded(partial(close, error=DIED), claim)
     for claim in dead.batches:
@@ -137,6 +140,25 @@ def _settle(move: Move, fence: Fence, found: str) -> Finding:
     if moved:
         return Finding(found, vm, move.target.name, "migration finished")
     return Finding(found, vm, move.spec.host.name, "migration did not happen; it runs where it was")
+
+
+def remove_unfinished_snapshots(world: World, since: datetime) -> list[Finding]:
+    """Remove snapshots that were not made, or not removed, by now."""
+    claims = claimed(reconciliation.claim_unfinished_snapshots, world, since=since)
+    with fenced(*(asked.claim for asked in claims)) as fence:
+        return [_finish_snapshot(asked, fence, "unfinished snapshot") for asked in claims]
+
+
+def _finish_snapshot(asked: SnapshotClaim, fence: Fence, found: str) -> Finding:
+    vm, host = f"vm/{asked.spec.name}", asked.spec.host.name
+    try:
+        if asked.act == REVERT:
+            revert_and_record(asked, fence)
+            return Finding(found, vm, host, f"taken back to snapshot {asked.label}")
+        remove_and_record(asked, fence, DIED if asked.act == MAKE else "")
+    except VdcError as error:
+        return Finding(found, vm, host, f"not finished yet: {error}")
+    return Finding(found, vm, host, f"snapshot {asked.label} removed")
 
 
 def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime) -> list[Finding]:

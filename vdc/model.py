@@ -264,6 +264,26 @@ class MigrationResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """A state of a machine, kept in its disks under `snapshot_id`; `kind`: `memory` (and disks) or `disk`."""
+
+    snapshot_id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSeen:
+    """A state as found in a machine's disks."""
+
+    snapshot_id: str
+    kind: str
+    size_mib: int
+    """Of the memory kept with it. Disks cost nothing until the guest overwrites what was kept."""
+    whole: bool = True
+    """Every disk has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Abilities:
     """What the drivers in use can do, by URI of host or datastore: read before a claim, which asks nobody."""
 

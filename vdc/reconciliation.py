@@ -19,6 +19,7 @@ from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
 from vdc.claims.migrate import Move, migrating, move_of
+from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.model import DomainSeen, HostRef, ImageSpec
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
@@ -30,6 +31,7 @@ from vdc.schema import (
     Nic,
     Operation,
     Site,
+    Snapshot,
     UsageEvent,
     Vm,
 )
@@ -90,6 +92,7 @@ class Dead:
     batches: tuple[Claim, ...]
     tests: tuple[Claim, ...] = ()
     """Scale tests: their machines are to go, whatever state they are in."""
+    snapshots: tuple[SnapshotClaim, ...] = ()
 
     @property
     def claims(self) -> list[Claim]:
@@ -98,6 +101,7 @@ class Dead:
             *(m.claim for m in machines),
             *(i.claim for i in self.images),
             *(m.claim for m in self.moves),
+            *(s.claim for s in self.snapshots),
             *self.others,
             *self.batches,
             *self.tests,
@@ -122,11 +126,15 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
     images: list[ImageClaim] = []
     moves: list[Move] = []
+    snapshots: list[SnapshotClaim] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in [r for r in rows if operations.takeable(r, lease_s)]:
-        claim = operations.take_over(session, row)
         kind = str(row.open_key).partition(":")[0]
+        if row.kind in (MAKE, REVERT, DELETE):
+            snapshots.append(adopt(session, row))
+            continue
+        claim = operations.take_over(session, row)
         if kind == "vm" and row.kind in ("deploy", "terminate"):
             failure = _failure(session, row)
             machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec), failure)
@@ -148,6 +156,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(claims["other"]),
         tuple(claims["batch"]),
         tuple(claims["scale-test"]),
+        tuple(snapshots),
     )
 
 
@@ -413,6 +422,31 @@ def claim_settling(
             claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
             moves.append(move_of(session, vm, claim))
     return moves
+
+
+def claim_unfinished_snapshots(
+    session: Session,
+    world: World,
+    *,
+    since: datetime,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> list[SnapshotClaim]:
+    """Open an operation for each snapshot that was not made, or not removed, on hosts that answer."""
+    seen = [host.host.name for host in world.hosts if not host.error]
+    query = (
+        select(Snapshot, Vm)
+        .join(Vm, Vm.id == Snapshot.vm_id)
+        .join(Host, Host.id == Vm.host_id)
+        .where(Snapshot.ready.is_(False), Vm.state.in_(AT_REST), Host.name.in_(seen))
+        .order_by(Vm.name, Snapshot.label)
+    )
+    claims: dict[str, SnapshotClaim] = {}
+    for row, vm in session.execute(query):
+        # One at a time: the machine's other ones are for the next run.
+        if vm.id not in claims and _untouched(session, vm.id, since):
+            claims[vm.id] = open_removal(session, vm, row, actor, flow_run_id)
+    return list(claims.values())
 
 
 def adopt_states(

@@ -15,10 +15,11 @@ from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from vdc.claims.burst import PROVIDER
+from vdc.claims.snapshot import SnapshotClaim, make_current
 from vdc.model import VmSpec
 from vdc.operations import Claim, close
-from vdc.schema import Disk, Host, Nic, Operation, UsageEvent, Vm, utc_now
-from vdc.states import Desired, VmState
+from vdc.schema import Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, utc_now
+from vdc.states import Desired, VmState, check_move
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def record_provisioned(session: Session, outcomes: Sequence[Outcome]) -> list[Ou
 def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
     session.execute(delete(Nic).where(Nic.vm_id.in_(vm_ids)))
     session.execute(delete(Disk).where(Disk.vm_id.in_(vm_ids)))
+    session.execute(delete(Snapshot).where(Snapshot.vm_id.in_(vm_ids)))
     session.execute(
         update(Vm)
         .where(Vm.id.in_(vm_ids))
@@ -219,3 +221,26 @@ def close_batch(session: Session, batch: Claim) -> str | None:
         error = f"{failed} of {total} machines failed. {first}"
     close(session, batch, error=error)
     return error
+
+
+def record_reverted(
+    session: Session, done: SnapshotClaim, state: VmState | None, at: datetime, error: str = ""
+) -> None:
+    """A machine that was taken back to a snapshot, or (with an error) should have been.
+
+    `state` is what it was seen to be afterwards; None where it was not seen: reconcile will.
+    Raises Superseded where another process took the operation over.
+    """
+    close(session, done.claim, error=error or None, result={"label": done.label, "state": state})
+    if not error:
+        make_current(session, session.get_one(Snapshot, done.snapshot.snapshot_id))
+    vm = session.get_one(Vm, done.spec.vm_id)
+    old = VmState(vm.state)
+    if state is None or state is old:
+        return
+    check_move(vm.name, old, state)
+    if VmState.STOPPED in (old, state):
+        kind = "stopped" if state is VmState.STOPPED else "started"
+        _write_events(session, [Outcome(done.claim, done.spec, at)], (kind,))
+    vm.state, vm.desired = state, Desired(state)
+    vm.observed, vm.observed_at = state, at

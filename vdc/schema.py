@@ -335,7 +335,9 @@ class Snapshot(Base):
     size_mib: Mapped[int | None]
     """What it took in the datastore when it was made, where the driver can tell."""
     parent_id: Mapped[str | None] = mapped_column(Id)
-    """The snapshot that the machine had been made, or taken back to, last."""
+    """The snapshot that was current when this one was made."""
+    current: Mapped[bool] = mapped_column(default=False)
+    """The machine goes on from this one: it was made, or taken back to, last."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -40,6 +40,10 @@ class Settings:
     call_timeout_s: float = 60.0
     migration_timeout_s: float = 600.0
     """A migration that takes longer is aborted: the machine stays where it is."""
+    snapshot_timeout_s: float = 600.0
+    """How long making a snapshot, or going back to one, may take: a machine's memory is written or read."""
+    max_snapshots: int = 10
+    """How many snapshots a machine may have."""
     peer_scheme: str = "qemu+ssh"
     """How one host's libvirt reaches another's: qemu+ssh, qemu+tls, or qemu+tcp on a closed network."""
     retries: int = 3

@@ -25,7 +25,7 @@ from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import domain_xml, migration
+from drivers.hypervisor import domain_xml, migration, snapshots
 from drivers.ssh import Ssh
 from vdc.errors import (
     Busy,
@@ -45,6 +45,8 @@ from vdc.model import (
     HostRef,
     HostUse,
     MigrationResult,
+    SnapshotSeen,
+    SnapshotSpec,
     domain_name,
 )
 
@@ -383,6 +385,129 @@ class LibvirtHypervisor:
         with contextlib.suppress(InvalidState, NotFound, DriverFailure):
             self._call(f"aborting the migration of {name}", lambda conn: conn.lookupByName(name).abortJob())
 
+    def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
+        return snapshots.seen(self._kept(spec))
+
+    def ensure_snapshot(self, spec: DomainSpec, snapshot: SnapshotSpec, *, timeout_s: float) -> bool:
+        what = f"making snapshot {snapshot.snapshot_id} of {spec.name}"
+        kept = self._kept(spec)
+        having = [disk for disk, names in kept.items() if snapshot.snapshot_id in names]
+        if kept and len(having) == len(kept):
+            return False
+        if having:
+            self.ensure_snapshot_removed(spec, snapshot.snapshot_id)
+
+        def take(conn: libvirt.virConnect) -> bool:
+            domain = conn.lookupByName(spec.name)
+            if not domain.isActive():
+                return False
+            if snapshot.kind == "memory":
+                snapshots.take_memory(domain, snapshot)
+            else:
+                nodes = list(snapshots.read_running(domain, self._host.name))
+                snapshots.take_disks(domain, self._host.name, nodes, snapshot)
+            return True
+
+        if not self._long_call(what, timeout_s, take):
+            if snapshot.kind == "memory":
+                raise DriverFailure(
+                    f"{self._host.name}: {what} failed: the domain does not run, so that it has no memory.",
+                    host=self._host.name,
+                )
+            snapshots.work_on_files(self._shell, "-c", snapshot.snapshot_id, _paths(spec), timeout_s)
+        return True
+
+    def ensure_reverted(
+        self, spec: DomainSpec, snapshot: SnapshotSpec, *, start: str, timeout_s: float
+    ) -> None:
+        what = f"taking {spec.name} back to snapshot {snapshot.snapshot_id}"
+        kept = self._kept(spec)
+        having = [disk for disk, names in kept.items() if snapshot.snapshot_id in names]
+        if len(having) < max(len(kept), len(spec.disks)):
+            raise DriverFailure(
+                f"{self._host.name}: {what} failed: {len(having)} of its {len(spec.disks)} disks have it: "
+                "there is no such snapshot.",
+                host=self._host.name,
+            )
+        if snapshot.kind == "memory":
+            self._long_call(
+                what,
+                timeout_s,
+                lambda conn: snapshots.go_back_with_memory(conn.lookupByName(spec.name), snapshot),
+            )
+            return
+
+        def power_off(conn: libvirt.virConnect) -> None:
+            with _already(libvirt.VIR_ERR_OPERATION_INVALID):
+                conn.lookupByName(spec.name).destroy()
+
+        self._call(f"powering off {spec.name}", power_off)
+        snapshots.work_on_files(self._shell, "-a", snapshot.snapshot_id, _paths(spec), timeout_s)
+        if start != "stopped":
+            self.ensure_started(spec.name, paused=start == "paused")
+
+    def ensure_snapshot_removed(self, spec: DomainSpec, snapshot_id: str) -> bool:
+        def remove(conn: libvirt.virConnect) -> bool | None:
+            domain = _lookup(conn, spec.name)
+            if domain is None:
+                return None
+            # Left by a process that died while it went back to one.
+            snapshots.drop_descriptions(domain)
+            if not domain.isActive():
+                return None
+            # Whoever made it may have died while the guest's file systems were frozen.
+            snapshots.thaw(domain)
+            kept = snapshots.read_running(domain, self._host.name)
+            having = [node for node, names in kept.items() if snapshot_id in names]
+            snapshots.remove_running(domain, self._host.name, having, snapshot_id)
+            return bool(having)
+
+        removed = self._snapshot_call(f"removing snapshot {snapshot_id} of {spec.name}", remove)
+        if removed is not None:
+            return removed
+        kept = snapshots.read_files(self._shell, _paths(spec))
+        having = [path for path, names in kept.items() if snapshot_id in names]
+        if having:
+            snapshots.work_on_files(self._shell, "-d", snapshot_id, having)
+        return bool(having)
+
+    def _kept(self, spec: DomainSpec) -> snapshots.Kept:
+        """States in each of its disks. What is being made or loaded just now is waited for (Busy)."""
+
+        def read(conn: libvirt.virConnect) -> snapshots.Kept | None:
+            domain = _lookup(conn, spec.name)
+            if domain is None or not domain.isActive():
+                return None
+            return snapshots.read_running(domain, self._host.name)
+
+        kept = self._snapshot_call(f"reading snapshots of {spec.name}", read)
+        return snapshots.read_files(self._shell, _paths(spec)) if kept is None else kept
+
+    @property
+    def _shell(self) -> Ssh:
+        if self._ssh is None:
+            raise Unsupported(f"{self._host.name} is not reached by SSH: files on it cannot be worked on.")
+        return self._ssh
+
+    def _snapshot_call(self, what: str, act: Callable[[libvirt.virConnect], T]) -> T:
+        """As `_call`. A domain that was started or stopped meanwhile is worth another try."""
+        try:
+            return self._call(what, act)
+        except InvalidState as error:
+            raise Busy(str(error)) from error
+
+    def _long_call(self, what: str, timeout_s: float, act: Callable[[libvirt.virConnect], T]) -> T:
+        """As `_snapshot_call`, on a connection of its own: on a shared one other calls might have to wait."""
+        conn = self._open(self._access.connect_timeout_s)
+        try:
+            return within(timeout_s, lambda: act(conn), f"{self._host.name}: {what}")
+        except libvirt.libvirtError as error:
+            found = translate(error, self._host.name, what)
+            raise (Busy(str(found)) if isinstance(found, InvalidState) else found) from error
+        finally:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
+
     def ensure_removed(self, name: str) -> bool:
         """Remove a domain of ours. Raises DriverFailure for one that is not."""
 
@@ -529,6 +654,10 @@ def _already(*codes: int) -> Iterator[None]:
     except libvirt.libvirtError as error:
         if error.get_error_code() not in codes:
             raise
+
+
+def _paths(spec: DomainSpec) -> list[str]:
+    return [disk.path for disk in spec.disks]
 
 
 def _version(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vdc.errors
+from drivers.simulated import snapshots
 from drivers.simulated.store import CALLS, POLL_S, SCHEMA, Datacenter, close, datacenter, uri
 from vdc.errors import Conflict, Invalid, NotFound, Transient
 from vdc.model import HostFacts, HostRef
@@ -178,6 +180,31 @@ class Simulation:
         row = (host, domain, cpu_s, disk_read_bytes, disk_write_bytes, net_rx_bytes, net_tx_bytes)
         with self._db.transaction() as db:
             db.execute("REPLACE INTO counters VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def write_guest(self, domain: str, *, disk: str = "", memory: str = "") -> None:
+        """What the guest writes on its first disk (also while it is off), and keeps in its memory."""
+        with self._db.transaction() as db:
+            host, place = _first_disk(db, domain)
+            if disk:
+                db.execute("REPLACE INTO disk_content VALUES (?, ?, ?, ?)", (*place, disk))
+            if memory:
+                db.execute("REPLACE INTO memory_content VALUES (?, ?, ?)", (host, domain, memory))
+
+    def read_guest(self, domain: str) -> tuple[str, str]:
+        """What `write_guest` wrote last, on disk and in memory, or what it was taken back to."""
+        with self._db.transaction() as db:
+            host, place = _first_disk(db, domain)
+            return (
+                snapshots.content(db.execute, place),
+                snapshots.memory(db.execute, host, domain),
+            )
+
+    def snapshots(self) -> dict[str, set[str]]:
+        """Ids of the snapshots in each file that has any."""
+        found: dict[str, set[str]] = {}
+        for file, snapshot in self._all("SELECT file, id FROM snapshots"):
+            found.setdefault(file, set()).add(snapshot)
+        return found
 
     def guest_shutdown(self, domain: str, host: str | None = None) -> None:
         """The guest powers itself off."""
@@ -411,6 +438,14 @@ def _add_hosts(db: sqlite3.Connection, hosts: Sequence[HostFacts | str]) -> None
     db.executemany(
         "INSERT OR IGNORE INTO uplinks SELECT ?, name FROM switches", [(f.hostname,) for f in facts]
     )
+
+
+def _first_disk(db: sqlite3.Connection, domain: str) -> tuple[str, snapshots.Place]:
+    """The host of a domain, and where its first disk is."""
+    row = db.execute("SELECT host, spec FROM domains WHERE name = ?", (domain,)).fetchone()
+    if row is None:
+        raise NotFound(f"There is no domain {domain} in this datacenter.")
+    return row[0], snapshots.place(db.execute, row[0], json.loads(row[1])["files"][0])
 
 
 def _changed(db: sqlite3.Connection) -> None:

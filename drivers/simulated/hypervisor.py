@@ -8,10 +8,21 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
+from drivers.simulated import snapshots
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import HostUnreachable, NotFound
-from vdc.model import DomainCounters, DomainSeen, DomainSpec, HostFacts, HostRef, HostUse, MigrationResult
+from vdc.model import (
+    DomainCounters,
+    DomainSeen,
+    DomainSpec,
+    HostFacts,
+    HostRef,
+    HostUse,
+    MigrationResult,
+    SnapshotSeen,
+    SnapshotSpec,
+)
 
 SEEN = "SELECT name, replace(state, 'incoming', 'paused'), vm_id, site FROM domains WHERE host = ?"
 
@@ -119,6 +130,7 @@ class SimulatedHypervisor:
     def _start(self, call: Call, name: str, spec: dict[str, Any]) -> None:
         """What QEMU and the switch need before a guest runs; ports are added last."""
         call.execute("DELETE FROM counters WHERE host = ? AND domain = ?", (self._host, name))
+        call.execute("DELETE FROM memory_content WHERE host = ? AND domain = ?", (self._host, name))
         for path in spec["files"]:
             self._check_file(call, path)
         for nic in spec["nics"]:
@@ -221,6 +233,63 @@ class SimulatedHypervisor:
     def _forget(self, call: Call, name: str) -> None:
         call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
         call.execute("DELETE FROM domains WHERE host = ? AND name = ?", (self._host, name))
+
+    def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
+        with self._call("read_snapshots", spec.name) as call:
+            return snapshots.seen(call.execute, self._disks(call, spec))
+
+    def ensure_snapshot(self, spec: DomainSpec, snapshot: SnapshotSpec, *, timeout_s: float) -> bool:
+        with self._call("ensure_snapshot", spec.name) as call:
+            disks = self._disks(call, spec)
+            found = [s for s in snapshots.seen(call.execute, disks) if s.snapshot_id == snapshot.snapshot_id]
+            if found and found[0].whole:
+                return False
+            with_memory = snapshot.kind == "memory"
+            if with_memory and self._state(call, spec.name) != "running":
+                raise call.failure(f"domain {spec.name} does not run, so that it has no memory")
+            memory = snapshots.memory(call.execute, self._host, spec.name) if with_memory else ""
+            for index, disk in enumerate(disks):
+                size_mib = spec.memory_mib // 2 if with_memory and index == 0 else 0
+                snapshots.take(call.execute, disk, snapshot, memory, size_mib)
+                call.fail_if("halfway")
+            return True
+
+    def ensure_reverted(
+        self, spec: DomainSpec, snapshot: SnapshotSpec, *, start: str, timeout_s: float
+    ) -> None:
+        with self._call("ensure_reverted", spec.name) as call:
+            disks = self._disks(call, spec)
+            whole = {s.snapshot_id for s in snapshots.seen(call.execute, disks) if s.whole}
+            if snapshot.snapshot_id not in whole or not disks:
+                raise call.failure(f"there is no such snapshot of {spec.name} as {snapshot.snapshot_id}")
+            if self._state(call, spec.name) is None:
+                raise NotFound(f"{self._host}: there is no domain {spec.name}.")
+            self._power_off(call, spec.name)
+            call.fail_if("halfway")
+            memory = ""
+            for disk in disks:
+                memory = snapshots.go_back(call.execute, disk, snapshot.snapshot_id) or memory
+            after = "running" if snapshot.kind == "memory" else start
+            if after == "stopped":
+                return
+            self._start(call, spec.name, json.loads(_encoded(spec)))
+            if snapshot.kind == "memory":
+                call.execute("REPLACE INTO memory_content VALUES (?, ?, ?)", (self._host, spec.name, memory))
+            self._set_state(call, spec.name, after)
+
+    def ensure_snapshot_removed(self, spec: DomainSpec, snapshot_id: str) -> bool:
+        with self._call("ensure_snapshot_removed", spec.name) as call:
+            return snapshots.remove(call.execute, self._disks(call, spec), snapshot_id)
+
+    def _disks(self, call: Call, spec: DomainSpec) -> list[snapshots.Place]:
+        """Where its disks are, as far as they are there."""
+        places = [snapshots.place(call.execute, self._host, disk.path) for disk in spec.disks]
+        there = "SELECT 1 FROM files WHERE datastore = ? AND host = ? AND name = ?"
+        return [place for place in places if call.one(there, place)]
+
+    def _power_off(self, call: Call, name: str) -> None:
+        call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
+        self._set_state(call, name, "stopped")
 
     def ensure_removed(self, name: str) -> bool:
         with self._call("ensure_removed", name) as call:

@@ -38,6 +38,10 @@ CALLS = (
     "hypervisor.ensure_started",
     "hypervisor.ensure_migrated",
     "hypervisor.ensure_settled",
+    "hypervisor.read_snapshots",
+    "hypervisor.ensure_snapshot",
+    "hypervisor.ensure_reverted",
+    "hypervisor.ensure_snapshot_removed",
     "hypervisor.ensure_removed",
     "datastore.read_use",
     "datastore.read_files",
@@ -83,6 +87,20 @@ CREATE TRIGGER file_removed AFTER DELETE ON files BEGIN
 CREATE TRIGGER file_resized AFTER UPDATE OF size ON files BEGIN
     UPDATE file_use SET bytes = bytes + new.size - old.size
         WHERE datastore = new.datastore AND host = new.host; END;
+-- What a guest wrote last, on a disk and in its memory; and what snapshots keep of it, inside the disk.
+CREATE TABLE disk_content(
+    datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (datastore, host, file)) WITHOUT ROWID;
+CREATE TABLE memory_content(
+    host TEXT NOT NULL, domain TEXT NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (host, domain)) WITHOUT ROWID;
+CREATE TABLE snapshots(
+    datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
+    size_mib INTEGER NOT NULL, disk TEXT NOT NULL, memory TEXT NOT NULL,
+    PRIMARY KEY (datastore, host, file, id)) WITHOUT ROWID;
+CREATE TRIGGER content_removed AFTER DELETE ON files BEGIN
+    DELETE FROM disk_content WHERE datastore = old.datastore AND host = old.host AND file = old.name;
+    DELETE FROM snapshots WHERE datastore = old.datastore AND host = old.host AND file = old.name; END;
 CREATE TABLE switches(name TEXT PRIMARY KEY, vlan INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE uplinks(host TEXT NOT NULL, switch TEXT NOT NULL, PRIMARY KEY (host, switch)) WITHOUT ROWID;
 CREATE TABLE networks(

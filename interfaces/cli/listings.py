@@ -16,6 +16,7 @@ from vdc.schema import (
     Nic,
     Operation,
     PlacementGroup,
+    Snapshot,
     Template,
     Tenant,
     Vm,
@@ -191,6 +192,28 @@ def groups(session: Session) -> Rows:
     return [
         {"id": g.id, "name": g.name, "policy": g.policy, "vms": members.get(g.id, [])}
         for g in session.scalars(select(PlacementGroup).order_by(PlacementGroup.name))
+    ]
+
+
+def snapshots(session: Session, vm_id: str) -> Rows:
+    """The oldest first."""
+    rows = session.scalars(
+        select(Snapshot).where(Snapshot.vm_id == vm_id).order_by(Snapshot.created_at, Snapshot.label)
+    ).all()
+    labels = {row.id: row.label for row in rows}
+    return [
+        {
+            "id": row.id,
+            "label": row.label,
+            "kind": row.kind,
+            "parent": labels.get(row.parent_id or ""),
+            "parent_id": row.parent_id,
+            "current": row.current,
+            "ready": row.ready,
+            "size_mib": row.size_mib,
+            "created_at": row.created_at,
+        }
+        for row in rows
     ]
 
 

@@ -17,6 +17,9 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
+from interfaces.cli.snapshot import group as snapshot
+from interfaces.cli.snapshot import tree
 from vdc.access import actor
 from vdc.errors import OperationFailed
 from vdc.settings import load
@@ -26,10 +29,11 @@ COLUMNS = ("name", "tenant", "state", "host", "vcpu", ("memory_mib", "MEM MIB"),
 
 @click.group()
 def group() -> None:
-    """Machines: deploy, list, show, migrate, terminate."""
+    """Machines: deploy, list, show, migrate, snapshot, terminate."""
 
 
 group.add_command(migrate)
+group.add_command(snapshot)
 
 
 @group.command("list")
@@ -46,7 +50,7 @@ def list_(tenant: str, ended: bool, as_json: bool) -> None:
 @click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
 @json_option
 def show(name: str, tenant: str, as_json: bool) -> None:
-    """One machine, with its operations."""
+    """One machine, with its snapshots and operations."""
     from interfaces.cli import listings
     from interfaces.cli.session import reading
     from vdc.claims.terminate import find_vm
@@ -54,7 +58,8 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     with reading() as session:
         vm = find_vm(session, name, tenant)
         operations = listings.operations(session, object_id=vm.id)
-    row = machines(vm_id=vm.id, ended=True)[0] | {"operations": operations}
+        snapshots = listings.snapshots(session, vm.id)
+    row = machines(vm_id=vm.id, ended=True)[0] | {"snapshots": snapshots, "operations": operations}
     if as_json:
         print_json(row)
         return
@@ -71,6 +76,9 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     for disk in row["disks"]:
         fields[f"disk in {disk['datastore']}"] = f"{disk['file']}, {human_mib(disk['size_mib'])}"
     print_fields(fields)
+    if snapshots:
+        print_line()
+        print_table(tree(snapshots), SNAPSHOT_COLUMNS)
     print_line()
     print_table(row["operations"], ("kind", "requested_by", "started_at", "finished_at", "outcome", "error"))
 

@@ -78,6 +78,19 @@ class Hand(Protocol):
     def holds_image(self, file: str, source: Path) -> bool:
         """Whether a guest would read the bytes of `source` at the disk's beginning."""
 
+    def power_off(self, spec: DomainSpec) -> None:
+        """Pull the plug."""
+
+    def write_disk(self, spec: DomainSpec, value: int) -> None:
+        """A byte on the machine's disk, as its guest would write it; also while it is off."""
+
+    def read_disk(self, spec: DomainSpec) -> int: ...
+
+    def write_memory(self, spec: DomainSpec, value: int) -> None:
+        """A byte that a running machine forgets when it is powered off (it reads 0 then)."""
+
+    def read_memory(self, spec: DomainSpec) -> int: ...
+
     def close(self) -> None:
         """Take back what was planted."""
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from deployments.lab.state import SHARED_DATASTORE
 from drivers import ssh as ssh_module
 from tests.contract.bench import MIB, Bench
 from tests.lab_fixture import LabAccess
-from vdc.model import HostRef
+from vdc.model import DomainSpec, HostRef
+
+MARK_AT = "4M"
+DISK = "/machine/peripheral/virtio-disk0/virtio-backend"
+CHIP_BYTE = "0x60"
 
 
 class LabBench(Bench):
@@ -122,6 +127,59 @@ class LabHand:
             timeout=60,
         )
         return compared.returncode == 0  # a longer disk counts as equal if the rest is zeros
+
+    def power_off(self, spec: DomainSpec) -> None:
+        self._run("virsh", "destroy", spec.name)
+
+    def write_disk(self, spec: DomainSpec, value: int) -> None:
+        self._qemu_io(spec, f"write -P {value} {MARK_AT} 512")
+
+    def read_disk(self, spec: DomainSpec) -> int:
+        if self._is_on(spec):
+            self._qemu_io(spec, "flush")
+        told = self._in_file(spec, "-U", "-r", "-c", f"read -v {MARK_AT} 16")
+        return int(told.split(":")[1].split()[0], 16)  # "00400000:  2a 2a 2a ..."
+
+    def _qemu_io(self, spec: DomainSpec, command: str) -> None:
+        """By QEMU itself while the machine is on."""
+        if self._is_on(spec):
+            self._monitor(spec, f'qemu-io -d {DISK} "{command}"')
+        else:
+            self._in_file(spec, "-c", command)
+
+    def _in_file(self, spec: DomainSpec, *argv: str) -> str:
+        command = ["qemu-io", *argv, str(self._shared / Path(spec.disks[0].path).name)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def _is_on(self, spec: DomainSpec) -> bool:
+        return self._virsh("domstate", spec.name).strip() != "shut off"
+
+    def write_memory(self, spec: DomainSpec, value: int) -> None:
+        """A byte of the clock chip's memory that nobody uses: it is QEMU's, so part of the machine's state.
+
+        A BIOS that is starting selects other bytes between our two steps: try until it is there.
+        """
+        deadline = time.monotonic() + 30
+        while self._read_chip(spec) != value:
+            assert time.monotonic() < deadline, "the machine's clock chip keeps nothing"
+            self._monitor(spec, f"o /b 0x70 {CHIP_BYTE}")
+            self._monitor(spec, f"o /b 0x71 {value}")
+
+    def read_memory(self, spec: DomainSpec) -> int:
+        before, now = -1, self._read_chip(spec)
+        while before != now:
+            before, now = now, self._read_chip(spec)
+        return now
+
+    def _read_chip(self, spec: DomainSpec) -> int:
+        self._monitor(spec, f"o /b 0x70 {CHIP_BYTE}")
+        return int(self._monitor(spec, "i /b 0x71").split("=")[1], 16)  # "portb[0x0071] = 0x2a"
+
+    def _monitor(self, spec: DomainSpec, command: str) -> str:
+        return self._virsh("qemu-monitor-command", spec.name, "--hmp", command)
+
+    def _virsh(self, *argv: str) -> str:
+        return self._ssh.run(["virsh", *argv], what="looking at a contract test").decode()
 
     def close(self) -> None:
         if self._domains:

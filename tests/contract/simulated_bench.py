@@ -7,7 +7,7 @@ from pathlib import Path
 from drivers.contract import Access
 from drivers.simulated import Simulation, Store, Switch
 from tests.contract.bench import Bench
-from vdc.model import HostRef
+from vdc.model import DomainSpec, HostRef
 
 
 class SimulatedBench(Bench):
@@ -66,6 +66,21 @@ class SimulatedHand:
 
     def holds_image(self, file: str, source: Path) -> bool:
         return source.exists()  # there are no bytes to compare
+
+    def power_off(self, spec: DomainSpec) -> None:
+        self._simulation.guest_shutdown(spec.name)
+
+    def write_disk(self, spec: DomainSpec, value: int) -> None:
+        self._simulation.write_guest(spec.name, disk=str(value))
+
+    def read_disk(self, spec: DomainSpec) -> int:
+        return int(self._simulation.read_guest(spec.name)[0] or 0)
+
+    def write_memory(self, spec: DomainSpec, value: int) -> None:
+        self._simulation.write_guest(spec.name, memory=str(value))
+
+    def read_memory(self, spec: DomainSpec) -> int:
+        return int(self._simulation.read_guest(spec.name)[1] or 0)
 
     def close(self) -> None:
         """The file goes as a whole."""

@@ -9,11 +9,14 @@ from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
     BillRequest,
+    DeleteSnapshotRequest,
     DeployRequest,
     EnrollHostRequest,
     ImportImageRequest,
     MigrateRequest,
+    RevertRequest,
     ScaleTestRequest,
+    SnapshotRequest,
     TerminateRequest,
 )
 
@@ -34,6 +37,24 @@ def migrate(vm: str, to: str = "") -> str:
     from flows.migrate import migrate as flow
 
     return flow(MigrateRequest(vm=vm, to=to))
+
+
+def snapshot(vm: str, label: str = "", kind: Any = "auto") -> str:
+    from flows.snapshot import snapshot as flow
+
+    return flow(SnapshotRequest(vm=vm, label=label, kind=kind))
+
+
+def revert(vm: str, label: str) -> str:
+    from flows.snapshot import revert as flow
+
+    return flow(RevertRequest(vm=vm, label=label))
+
+
+def delete_snapshot(vm: str, label: str) -> str:
+    from flows.snapshot import delete_snapshot as flow
+
+    return flow(DeleteSnapshotRequest(vm=vm, label=label))
 
 
 def reconcile() -> list[Finding]:

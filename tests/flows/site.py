@@ -27,7 +27,7 @@ from vdc.claims.images import claim_import, record_imported
 from vdc.inventory import read_session, write_session
 from vdc.model import HostFacts, StorageUse, VmSpec
 from vdc.requests import EnrollHostRequest, ImportImageRequest
-from vdc.schema import Disk, Image, Nic, Operation, Tenant, UsageEvent, Vm
+from vdc.schema import Disk, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm
 from vdc.states import HOLDING, VmState
 from vdc.usage import Use, host_loads, tenant_use
 
@@ -203,6 +203,11 @@ class Site:
         ports: dict[str, list[str]] = {}
         with read_session(self.url) as session:
             files = set(session.scalars(select(Image.file)))
+            snapshots: dict[str, set[str]] = {}
+            query = select(Disk.file, Snapshot.id, Snapshot.ready).join(Disk, Disk.vm_id == Snapshot.vm_id)
+            for file, snapshot, ready in session.execute(query):
+                assert ready, f"a half-made snapshot in {file}"
+                snapshots.setdefault(file, set()).add(snapshot)
             for vm in session.scalars(select(Vm).where(Vm.state.in_(HOLDING))):
                 assert vm.state in (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED), (vm.name, vm.state)
                 spec = specs.load(vm.spec)
@@ -220,6 +225,7 @@ class Site:
         assert {host: names for host, names in ours.items() if names} == domains
         assert seen["ports"] == {h: sorted(names) for h, names in ports.items()}
         assert set(seen["files"].get("shared", {})) == files
+        assert self.sim.snapshots() == snapshots
 
     def assert_sound(self) -> None:
         """What may never be otherwise, also while something is under way."""

@@ -79,8 +79,7 @@ def move_of(session: Session, vm: Vm, claim: Claim) -> Move:
 def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilities) -> None:
     if spec.host.uri not in abilities.migrating:
         raise Unsupported(f"The driver of host {spec.host.name} cannot migrate a running machine.")
-    datastores = select(Datastore).join(Disk, Disk.datastore_id == Datastore.id).where(Disk.vm_id == vm.id)
-    for datastore in session.scalars(datastores.order_by(Datastore.name)):
+    for datastore in datastores_of(session, vm):
         if datastore.uri not in abilities.shared:
             raise Unsupported(
                 f"Machine {vm.name} has a disk in datastore {datastore.name}, which each host has for "
@@ -92,6 +91,12 @@ def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilitie
             f"Machine {vm.name} has snapshots ({', '.join(snapshots)}), which libvirt does not carry to "
             "another host: delete them first."
         )
+
+
+def datastores_of(session: Session, vm: Vm) -> Sequence[Datastore]:
+    """Those that a machine's disks are in, by name."""
+    query = select(Datastore).join(Disk, Disk.datastore_id == Datastore.id).where(Disk.vm_id == vm.id)
+    return session.scalars(query.order_by(Datastore.name)).all()
 
 
 def _place(

@@ -360,6 +360,7 @@ def upgrade() -> None:
         sa.Column("ready", sa.Boolean(), nullable=False),
         sa.Column("size_mib", sa.Integer(), nullable=True),
         sa.Column("parent_id", sa.String(length=36), nullable=True),
+        sa.Column("current", sa.Boolean(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_snapshots_vm_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_snapshots")),

@@ -1,0 +1,219 @@
+"""`vdc vm snapshot ...`: states of a machine that it can be taken back to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
+from vdc.access import actor
+from vdc.settings import load
+
+if TYPE_CHECKING:
+    from vdc.claims.snapshot import SnapshotClaim
+
+Rows = list[dict[str, Any]]
+
+COLUMNS = (("tree", "SNAPSHOT"), "kind", ("size_mib", "MEMORY MIB"), "created_at", "current", "ready")
+
+_tenant = click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+_plan = click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
+
+
+@click.group("snapshot")
+def group() -> None:
+    """Snapshots of a machine: create, list, revert, delete."""
+
+
+@group.command()
+@click.argument("name")
+@click.option("--label", default="", help="Name of the snapshot; none given: snap-1, snap-2, ...")
+@click.option("--memory", "kind", flag_value="memory", help="Memory and disks; the machine must run.")
+@click.option("--disk-only", "kind", flag_value="disk", help="Disks alone, as after a power cut.")
+@_tenant
+@_plan
+@json_option
+def create(name: str, label: str, kind: str | None, tenant: str, only_plan: bool, as_json: bool) -> None:
+    """Keep the present state: with memory if the machine runs, unless told otherwise."""
+    from interfaces.cli.session import writing
+    from vdc.claims.snapshot import claim_snapshot
+    from vdc.requests import SnapshotRequest
+
+    request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind or "auto")
+    can, limit = _abilities(), load().max_snapshots
+    with writing(commit=False) as session:
+        asked = claim_snapshot(session, request, can, limit, actor=actor())
+    if only_plan:
+        lines = [f"Would keep the state of {asked.spec.name} as {asked.label}: {_what(asked.snapshot.kind)}."]
+        if asked.snapshot.kind == "memory":
+            size = human_mib(asked.spec.memory_mib)
+            lines.append(f"The machine stands still while its memory is written, at most {size}.")
+        _print_plan(asked, lines, as_json)
+        return
+
+    def load_flow() -> Any:
+        from flows.snapshot import snapshot as flow
+
+        return flow
+
+    def said(told: dict[str, Any]) -> str:
+        size = f", {human_mib(told['size_mib'])}" if told["size_mib"] else ""
+        return f"{asked.spec.name} can be taken back to {told['label']} ({_what(told['kind'])}{size})."
+
+    _run(load_flow, request, asked, said, as_json)
+
+
+@group.command("list")
+@click.argument("name")
+@_tenant
+@json_option
+def list_(name: str, tenant: str, as_json: bool) -> None:
+    """A machine's snapshots, as a tree: below each one those that were made after it."""
+    from interfaces.cli import listings
+    from interfaces.cli.session import reading
+    from vdc.claims.terminate import find_vm
+
+    with reading() as session:
+        rows = listings.snapshots(session, find_vm(session, name, tenant).id)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(tree(rows), COLUMNS, empty=f"No snapshot yet. Make one: vdc vm snapshot create {name}")
+
+
+@group.command()
+@click.argument("name")
+@click.argument("label")
+@_tenant
+@_plan
+@json_option
+def revert(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -> None:
+    """Take a machine back to a snapshot: what came after is lost, unless it was kept too."""
+    from interfaces.cli.session import writing
+    from vdc.claims.snapshot import claim_revert
+    from vdc.requests import RevertRequest
+
+    request = RevertRequest(vm=name, label=label, tenant=tenant)
+    can = _abilities()
+    with writing(commit=False) as session:
+        asked = claim_revert(session, request, can, actor=actor())
+    if only_plan:
+        memory = asked.snapshot.kind == "memory"
+        off = "" if asked.was == "stopped" else " is powered off hard, and"
+        how = ", going on from the memory that was kept" if memory else ""
+        lines = [
+            f"Would take {asked.spec.name} back to {asked.label} ({_what(asked.snapshot.kind)}).",
+            f"It is {asked.was}: it{off} will be {asked.becomes}{how}.",
+            "What it wrote since then is lost, unless another snapshot keeps it.",
+        ]
+        _print_plan(asked, lines, as_json, state=asked.was, becomes=asked.becomes)
+        return
+
+    def load_flow() -> Any:
+        from flows.snapshot import revert as flow
+
+        return flow
+
+    def said(told: dict[str, Any]) -> str:
+        return f"{asked.spec.name} is back at {told['label']}, and {told['state']}."
+
+    _run(load_flow, request, asked, said, as_json)
+
+
+@group.command()
+@click.argument("name")
+@click.argument("label")
+@_tenant
+@_plan
+@json_option
+def delete(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -> None:
+    """Forget a snapshot; the machine and its other snapshots stay as they are."""
+    from interfaces.cli.session import writing
+    from vdc.claims.snapshot import claim_delete
+    from vdc.requests import DeleteSnapshotRequest
+
+    request = DeleteSnapshotRequest(vm=name, label=label, tenant=tenant)
+    with writing(commit=False) as session:
+        asked = claim_delete(session, request, actor=actor())
+    if only_plan:
+        what = f"snapshot {asked.label} of {asked.spec.name} ({_what(asked.snapshot.kind)})"
+        line = f"Would delete {what}: the machine can no longer be taken back there."
+        _print_plan(asked, [line], as_json)
+        return
+
+    def load_flow() -> Any:
+        from flows.snapshot import delete_snapshot as flow
+
+        return flow
+
+    def said(told: dict[str, Any]) -> str:
+        return f"Snapshot {told['label']} of {asked.spec.name} is gone."
+
+    _run(load_flow, request, asked, said, as_json)
+
+
+def tree(rows: Rows) -> Rows:
+    """Snapshots with `tree`: the label behind its branch, each below the one it was made after."""
+    children: dict[str | None, Rows] = {}
+    known = {row["id"] for row in rows}
+    for row in rows:
+        children.setdefault(row["parent_id"] if row["parent_id"] in known else None, []).append(row)
+    drawn: Rows = []
+
+    def draw(parent: str | None, before: str) -> None:
+        below = children.get(parent, [])
+        for row in below:
+            last = row is below[-1]
+            branch, indent = ("└─ ", "   ") if last else ("├─ ", "│  ")
+            if parent is None:
+                branch = indent = ""
+            drawn.append(row | {"tree": before + branch + row["label"]})
+            draw(row["id"], before + indent)
+
+    draw(None, "")
+    return drawn
+
+
+def _abilities() -> Any:
+    """Read by each command that asks a driver for something."""
+    from interfaces.cli.session import reading
+    from tasks.abilities import abilities
+
+    with reading():
+        return abilities()
+
+
+def _what(kind: str) -> str:
+    return "memory and disks" if kind == "memory" else "disks alone"
+
+
+def _print_plan(asked: SnapshotClaim, lines: list[str], as_json: bool, **more: object) -> None:
+    if as_json:
+        plan = {"name": asked.spec.name, "label": asked.label, "kind": asked.snapshot.kind}
+        print_json(plan | {"host": asked.spec.host.name} | more)
+        return
+    for line in lines:
+        print_line(line)
+    note("Nothing was touched.")
+
+
+def _run(
+    load_flow: Callable[[], Any],
+    request: Any,
+    asked: SnapshotClaim,
+    said: Callable[[dict[str, Any]], str],
+    as_json: bool,
+) -> None:
+    from interfaces.cli.running import run_flow
+    from interfaces.cli.session import reading
+    from vdc.schema import Operation
+
+    operation_id = run_flow(load_flow, request)
+    with reading() as session:
+        told = session.get_one(Operation, operation_id).result or {}
+    if as_json:
+        print_json({"name": asked.spec.name, "operation_id": operation_id} | told)
+        return
+    print_line(said(told))
