@@ -30,18 +30,23 @@ def group() -> None:
 @group.command()
 @click.argument("name")
 @click.option("--label", default="", help="Name of the snapshot; none given: snap-1, snap-2, ...")
-@click.option("--memory", "kind", flag_value="memory", help="Memory and disks; the machine must run.")
-@click.option("--disk-only", "kind", flag_value="disk", help="Disks alone, as after a power cut.")
+@click.option("--memory", is_flag=True, help="Memory and disks; the machine must run.")
+@click.option("--disk-only", is_flag=True, help="Disks alone, as after a power cut.")
 @_tenant
 @_plan
 @json_option
-def create(name: str, label: str, kind: str | None, tenant: str, only_plan: bool, as_json: bool) -> None:
+def create(
+    name: str, label: str, memory: bool, disk_only: bool, tenant: str, only_plan: bool, as_json: bool
+) -> None:
     """Keep the present state: with memory if the machine runs, unless told otherwise."""
     from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_snapshot
     from vdc.requests import SnapshotRequest
 
-    request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind or "auto")
+    if memory and disk_only:
+        raise click.UsageError("Either --memory or --disk-only, not both.")
+    kind = "memory" if memory else "disk" if disk_only else "auto"
+    request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind)
     can, limit = _abilities(), load().max_snapshots
     with writing(commit=False) as session:
         asked = claim_snapshot(session, request, can, limit, actor=actor())
@@ -100,12 +105,9 @@ def revert(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
     with writing(commit=False) as session:
         asked = claim_revert(session, request, can, actor=actor())
     if only_plan:
-        memory = asked.snapshot.kind == "memory"
-        off = "" if asked.was == "stopped" else " is powered off hard, and"
-        how = ", going on from the memory that was kept" if memory else ""
         lines = [
             f"Would take {asked.spec.name} back to {asked.label} ({_what(asked.snapshot.kind)}).",
-            f"It is {asked.was}: it{off} will be {asked.becomes}{how}.",
+            _how(asked),
             "What it wrote since then is lost, unless another snapshot keeps it.",
         ]
         _print_plan(asked, lines, as_json, state=asked.was, becomes=asked.becomes)
@@ -187,6 +189,15 @@ def _abilities() -> Any:
 
 def _what(kind: str) -> str:
     return "memory and disks" if kind == "memory" else "disks alone"
+
+
+def _how(asked: SnapshotClaim) -> str:
+    """What a machine goes through that is taken back."""
+    if asked.snapshot.kind == "memory":
+        return f"It is {asked.was}: it will be running, going on from the memory that was kept."
+    if asked.was == "stopped":
+        return "It is stopped, and stays so."
+    return f"It is {asked.was}: it is powered off hard, and started again ({asked.becomes})."
 
 
 def _print_plan(asked: SnapshotClaim, lines: list[str], as_json: bool, **more: object) -> None:
