@@ -107,9 +107,11 @@ class MigrateRequest(Request):
 class SnapshotRequest(Request):
     """Keep a machine's present state, to be able to take it back."""
 
-    vm: str = Field(description="Name or id of the machine.")
-    tenant: str = Field(default="", description="Whose machine, where the name is not unique.")
-    label: str = Field(default="", description="Name of the snapshot; empty: snap-1, snap-2, ...")
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    label: str = Field(
+        title="Snapshot", default="", description="Name of the snapshot; empty: snap-1, snap-2, ..."
+    )
     kind: Literal["auto", "memory", "disk"] = Field(
         default="auto", description="memory (and disks), disk (alone); auto: with memory if it runs."
     )
@@ -118,17 +120,17 @@ class SnapshotRequest(Request):
 class RevertRequest(Request):
     """Take a machine back to a snapshot; what came after is lost."""
 
-    vm: str = Field(description="Name or id of the machine.")
-    label: str = Field(description="Name of the snapshot.")
-    tenant: str = Field(default="", description="Whose machine, where the name is not unique.")
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    label: str = Field(title="Snapshot", description="Name of the snapshot.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
 
 
 class DeleteSnapshotRequest(Request):
     """Forget a snapshot; the machine stays as it is."""
 
-    vm: str = Field(description="Name or id of the machine.")
-    label: str = Field(description="Name of the snapshot.")
-    tenant: str = Field(default="", description="Whose machine, where the name is not unique.")
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    label: str = Field(title="Snapshot", description="Name of the snapshot.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
 
 
 class EnrollHostRequest(Request):

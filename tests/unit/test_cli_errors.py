@@ -126,8 +126,11 @@ def _vdc(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+TWO_KINDS = ("vm", "snapshot", "create", "web", "--memory", "--disk-only")
+
+
 def test_usage() -> None:
-    for arguments in (("nonsense",), ("--nonsense",), ("status", "extra")):
+    for arguments in (("nonsense",), ("--nonsense",), ("status", "extra"), TWO_KINDS):
         done = _vdc(*arguments)
         assert done.returncode == 2, arguments
         assert "Traceback" not in done.stderr
