@@ -15,14 +15,15 @@ import pytest
 from deployments.lab.probe import Probe, open_probe
 from tests.flows import run
 from tests.flows.processes import Processes
+from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
-from tests.lab.test_flows import Datacenter, clean, datacenter, start
+from tests.lab.test_flows import start
 from vdc import catalog
 from vdc.inventory import read_session, write_session
 from vdc.schema import Disk, Image, Nic, Operation, Snapshot, Template, Vm
 from vdc.states import HOLDING
 
-__all__ = ["clean", "datacenter", "start"]
+__all__ = ["start"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
 
