@@ -39,6 +39,8 @@ class Row:
 CATALOGUE = (
     Row("deploy", "flows.deploy.deploy"),
     Row("terminate", "flows.terminate.terminate"),
+    Row("power", "flows.power.power"),
+    Row("release", "flows.release.release"),
     Row("scale-test", "flows.scale_test.scale_test"),
     Row("snapshot", "flows.snapshot.snapshot"),
     Row("revert", "flows.snapshot.revert"),

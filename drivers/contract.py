@@ -31,6 +31,7 @@ from vdc.model import (
     SnapshotSeen,
     SnapshotSpec,
     StorageUse,
+    VncEndpoint,
     VnetSpec,
 )
 
@@ -71,6 +72,14 @@ class NetworkCapabilities:
     """A virtual network of this driver needs a VLAN id."""
 
 
+class Console(Protocol):
+    """A machine's serial port, attached."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Hypervisor(Protocol):
     """A host's domains. One object per host; safe to use from several threads."""
 
@@ -92,6 +101,43 @@ class Hypervisor(Protocol):
     def ensure_defined(self, spec: DomainSpec) -> bool: ...
 
     def ensure_started(self, name: str, *, paused: bool = False) -> bool: ...
+
+    def ensure_shut_down(self, name: str, *, timeout_s: float) -> bool:
+        """Ask the guest to shut down, and wait for it; whether the domain is off. A paused guest cannot."""
+
+    def ensure_stopped(self, name: str) -> bool:
+        """Power off hard, and forget memory that was kept by `ensure_suspended`."""
+
+    def ensure_paused(self, name: str) -> bool:
+        """`ensure_started` lets it go on."""
+
+    def ensure_suspended(self, name: str, *, timeout_s: float) -> bool:
+        """Keep the memory in a file of the host and power off; `ensure_started` goes on from there.
+
+        Saving that takes longer than `timeout_s` is aborted (DriverFailure): the domain runs on.
+        """
+
+    def reboot(self, name: str, *, timeout_s: float) -> bool:
+        """Ask the guest to reboot; whether it did so in time. Each call asks anew."""
+
+    def reset(self, name: str) -> None:
+        """Press the reset button. Each call resets anew."""
+
+    def read_vnc(self, name: str) -> VncEndpoint:
+        """Where the screen of a domain that runs listens."""
+
+    def open_console(
+        self,
+        name: str,
+        on_output: Callable[[bytes], None],
+        on_end: Callable[[str], None],
+        *,
+        force: bool = False,
+    ) -> Console:
+        """Attach to the serial port of a domain that runs. One at a time: `force` throws others out.
+
+        `on_output` and `on_end` (with the reason) are called from another thread.
+        """
 
     def ensure_migrated(
         self,

@@ -181,6 +181,28 @@ class Ssh:
         """Copy a local file to `remote_path`, which is left half-written if this fails."""
         self.upload(source, ["sh", "-c", 'cat > "$1"', "sh", remote_path], progress=progress)
 
+    def open_tcp(self, address: str, port: int) -> paramiko.Channel:
+        """A connection from the host to a port that it can reach.
+
+        Raises HostUnreachable, DriverFailure (nobody listens there, or the host forbids forwarding).
+        """
+        timeout_s = self._access.connect_timeout_s
+        transport = self._transport(time.monotonic() + 4 * timeout_s)
+        try:
+            # The last pair says where we come from: it is for the host's log alone.
+            return transport.open_channel(
+                "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout_s
+            )
+        except paramiko.ChannelException as error:
+            raise DriverFailure(
+                f"{self.name}: no connection to {address}:{port} from there: {_reason(error)}.",
+                host=self.name,
+            ) from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise HostUnreachable(
+                f"{self.name} ({self.address}) answers no more: {_reason(error)}."
+            ) from error
+
     def check(self) -> None:
         """Connect, or see that we are connected.
 

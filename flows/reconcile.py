@@ -14,6 +14,7 @@ from tasks.converging import (
     finish_leaving,
     observe,
     recover,
+    release_due,
     remove_unfinished_snapshots,
     settle,
 )
@@ -50,6 +51,7 @@ def reconcile() -> list[Finding]:
         findings += settle(differences.settle, since)
         findings += remove_unfinished_snapshots(world, since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
+        findings += release_due(since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)
     telling.reconcile_result(findings)

@@ -35,11 +35,11 @@ EVENTS = {
 
 CHARGES = ["tenant_id", "vm_id", "machine", "what", "begin", "end", "quantity", "hourly_price"]
 
-_RANK = {"created": 0, "stopped": 2, "started": 3, "terminated": 4}
+_RANK = {"created": 0, "stopped": 2, "suspended": 3, "started": 4, "resumed": 5, "terminated": 6}
 _OTHER = 1
 """Order of what happened at the same instant. An event of another kind tells a new size, or nothing."""
 
-_RUNNING = {"created": 0.0, "stopped": 0.0, "started": 1.0}
+_RUNNING = {"created": 0.0, "stopped": 0.0, "suspended": 0.0, "started": 1.0, "resumed": 1.0}
 
 
 def event_frame(rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def spans(events: pd.DataFrame, window: Window) -> pd.DataFrame:
     told = told.sort_values(["vm_id", "at", "rank", *(c for c in EVENTS if c not in ("vm_id", "at"))])
     told = told.reset_index(drop=True)
     of_vm = told["vm_id"]
-    begun = told["kind"].isin(["created", "started"]).groupby(of_vm).cummax()
+    begun = told["kind"].isin(["created", "started", "resumed"]).groupby(of_vm).cummax()
     ended = (told["kind"] == "terminated").groupby(of_vm).cummax()
     told["running"] = told["kind"].map(_RUNNING).groupby(of_vm).ffill().fillna(0.0) > 0
     told["instances"] = 1

@@ -16,9 +16,12 @@ from tasks.images import remove_image
 from tasks.machines import provision_vm, teardown_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
+from tasks.power import power_vm
+from tasks.releasing import make_machines
 from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
+from vdc.claims.hold import claim_due
 from vdc.claims.images import record_import_failed
 from vdc.claims.migrate import Move
 from vdc.claims.scale_test import machines_left, take_over_machines
@@ -37,8 +40,15 @@ from vdc.reconciliation import (
     record_cleaned,
     record_recovered,
 )
-from vdc.records import close_batch, record_failed, record_provisioned, record_terminated
-from vdc.requests import TerminateRequest
+from vdc.records import (
+    close_batch,
+    record_changed,
+    record_failed,
+    record_provisioned,
+    record_terminated,
+    record_unchanged,
+)
+from vdc.requests import PowerRequest, TerminateRequest
 
 
 def finish(dead: Dead, fence: Fence) -> list[Finding]:
@@ -66,6 +76,7 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
             action = f"import not taken back yet: {error}"
         findings.append(Finding("interrupted operation", image.image.file, image.target.host.name, action))
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
+    findings += _finish_switching(dead.switched, fence)
     findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
     for claim in dead.others:
         recorded(partial(close, error=DIED), claim)
@@ -74,6 +85,23 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
     for test in dead.tests:
         findings += _bury(test)
     return findings
+
+
+def _finish_switching(switched: Sequence[tuple[PowerRequest, Machine]], fence: Fence) -> list[Finding]:
+    """Bring machines to what was asked of them; what became of each is in its operation."""
+    for request in {request.model_dump_json(): request for request, _ in switched}.values():
+        machines = [machine for asked, machine in switched if asked == request]
+        recorder = Recorder(done=record_changed, failed=record_unchanged)
+        act_on_each(request.verb, power_vm, machines, fence, recorder, given={"request": request})
+    return [
+        Finding("interrupted operation", f"vm/{m.spec.name}", m.spec.host.name, _came_of(request, m))
+        for request, m in switched
+    ]
+
+
+def _came_of(request: PowerRequest, machine: Machine) -> str:
+    error = read(reconciliation.read_error, machine.claim.operation_id)
+    return f"{request.verb} not finished: {error}" if error else f"{request.verb} finished"
 
 
 def _bury(test: Claim) -> list[Finding]:
@@ -116,6 +144,18 @@ def recover(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
     """Make machines again whose domain crashed or is nowhere, from their disks."""
     batch = claimed(reconciliation.claim_machines, "recover", vm_ids, since=since)
     return _act(batch, "recovering", provision_vm, record_recovered, "domain lost", "recovered")
+
+
+def release_due(since: datetime) -> list[Finding]:
+    """Release machines on hold whose time has come."""
+    released = claimed(claim_due, since)
+    if released is None:
+        return []
+    make_machines(released.batch)
+    error = recorded(close_batch, released.batch.claim)
+    made = [(m.spec.name, m.spec.host.name, error or "deployed") for m in released.batch.machines]
+    stopped = [(name, "-", "may be started again") for name in released.stopped]
+    return [Finding("hold is over", f"vm/{name}", host, action) for name, host, action in (*made, *stopped)]
 
 
 def finish_leaving(vm_ids: Sequence[str], since: datetime) -> list[Finding]:

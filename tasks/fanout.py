@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -110,8 +110,9 @@ def act_on_each(
     *,
     undo: Task[..., Any] | None = None,
     all_or_none: bool = False,
+    given: Mapping[str, object] | None = None,
 ) -> None:
-    """Run `task` on every machine and record each outcome.
+    """Run `task` on every machine, with what else is `given`, and record each outcome.
 
     A machine that fails is taken back by `undo` and recorded with its error, `clean` where that worked; so
     is one that comes with a failure (the task is the way back, where there is no `undo`). With
@@ -130,7 +131,8 @@ def act_on_each(
     def start(host: str) -> None:
         for job in hosts.ready(host):
             # quote: Prefect would search the arguments for futures, deep into every spec.
-            future = job.task.submit(machine=quote(job.machine), fence=quote(fence))
+            more = {name: quote(value) for name, value in (given or {}).items()}
+            future = job.task.submit(machine=quote(job.machine), fence=quote(fence), **more)
             future.add_done_callback(partial(_put, finished, job))
 
     for name in hosts.names():

@@ -66,12 +66,12 @@ def domain_spec(spec: VmSpec) -> DomainSpec:
     )
 
 
-def _ensure_defined(spec: VmSpec) -> Iterator[Call]:
+def ensure_defined(spec: VmSpec) -> Iterator[Call]:
     hypervisor = registry.hypervisor(spec.host, environment().access)
     yield partial(hypervisor.ensure_defined, domain_spec(spec))
 
 
-def _ensure_started(spec: VmSpec) -> Iterator[Call]:
+def ensure_started(spec: VmSpec) -> Iterator[Call]:
     if spec.start == "stopped":
         return
     hypervisor = registry.hypervisor(spec.host, environment().access)
@@ -105,8 +105,8 @@ PROVISION: Mapping[str, Step] = {
     "ensure network": ensure_networks,
     "ensure disk": _ensure_disks,
     "ensure seed": _ensure_seed,
-    "define": _ensure_defined,
-    "start": _ensure_started,
+    "define": ensure_defined,
+    "start": ensure_started,
 }
 
 TEARDOWN: Mapping[str, Step] = {

@@ -42,8 +42,9 @@ def _machines(specs: Sequence[VmSpec]) -> str:
 
 
 def deploy_plan(request: DeployRequest, claim: DeployClaim) -> None:
-    machines = _machines([m.spec for m in claim.batch.machines])
-    what = f"{_many(len(claim.batch.machines), 'machine')} from template {request.template}"
+    specs = claim.claimed or tuple(m.spec for m in claim.batch.machines)
+    machines = _machines(list(specs))
+    what = f"{_many(len(specs), 'machine')} from template {request.template}"
     plan = claim.plan
     if plan is None:
         publish("deploy-plan", f"Going on with {what} for tenant {request.tenant}.", machines)

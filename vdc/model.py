@@ -229,7 +229,7 @@ class DomainSeen:
 
     name: str
     state: str
-    """`running`, `paused`, `stopped`, `crashed`, or `other`."""
+    """`running`, `paused`, `stopped`, `suspended`, `crashed`, or `other`."""
     vm_id: str = ""
     site: str = ""
 
@@ -250,6 +250,14 @@ class DomainCounters:
     net_rx_bytes: int
     """What the guest received."""
     net_tx_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VncEndpoint:
+    """Where a machine's screen listens, as seen from its host."""
+
+    address: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)

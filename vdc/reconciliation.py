@@ -19,10 +19,12 @@ from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
 from vdc.claims.migrate import Move, migrating, move_of
+from vdc.claims.power import BECOMES
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.model import DomainSeen, HostRef, ImageSpec
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
+from vdc.requests import PowerRequest
 from vdc.schema import (
     Datastore,
     Host,
@@ -35,16 +37,24 @@ from vdc.schema import (
     UsageEvent,
     Vm,
 )
-from vdc.states import HOLDING, SETTLED, Desired, VmState, check_move
+from vdc.states import CHARGED, HOLDING, SETTLED, Desired, VmState, check_move, usage_kind
 
 DIED = "The process that worked on it died; reconcile took it back."
 
 DIED_MIGRATING = "The process that worked on it died before the migration happened."
 
+_START = {Desired.SUSPENDED.value: Desired.STOPPED.value}
+
 MAX_ATTEMPTS = 3
 """How often a deployment whose process died is taken forward before it is taken back."""
 
-SETTLED_STATES = (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MISSING)
+SETTLED_STATES = (
+    VmState.RUNNING,
+    VmState.PAUSED,
+    VmState.STOPPED,
+    VmState.SUSPENDED,
+    VmState.MISSING,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +100,15 @@ class Dead:
     moves: tuple[Move, ...]
     others: tuple[Claim, ...]
     batches: tuple[Claim, ...]
+    switched: tuple[tuple[PowerRequest, Machine], ...] = ()
+    """Machines that were being started, stopped, ..., with what was asked of them."""
     tests: tuple[Claim, ...] = ()
     """Scale tests: their machines are to go, whatever state they are in."""
     snapshots: tuple[SnapshotClaim, ...] = ()
 
     @property
     def claims(self) -> list[Claim]:
-        machines = (*self.forward, *self.back, *self.leaving)
+        machines = (*self.forward, *self.back, *self.leaving, *(m for _, m in self.switched))
         return [
             *(m.claim for m in machines),
             *(i.claim for i in self.images),
@@ -126,6 +138,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
     images: list[ImageClaim] = []
     moves: list[Move] = []
+    switched: list[tuple[PowerRequest, Machine]] = []
     snapshots: list[SnapshotClaim] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
@@ -143,6 +156,10 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             machines[way].append(machine)
         elif kind == "vm" and row.kind in ("migrate", "settle"):
             moves.append(move_of(session, session.get_one(Vm, row.object_id), claim))
+        elif kind == "vm" and row.kind in BECOMES:
+            asked = session.get_one(Operation, row.parent_id).spec
+            machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec))
+            switched.append((PowerRequest.model_validate(asked), machine))
         elif kind == "image" and row.kind == "import":
             images.append(_image_claim(session, claim, row.object_id))
         else:
@@ -155,9 +172,15 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(moves),
         tuple(claims["other"]),
         tuple(claims["batch"]),
+        tuple(switched),
         tuple(claims["scale-test"]),
         tuple(snapshots),
     )
+
+
+def read_error(session: Session, operation_id: str) -> str | None:
+    """Why an operation failed; None where it did not."""
+    return session.get_one(Operation, operation_id).error
 
 
 def _failure(session: Session, operation: Operation) -> str:
@@ -320,6 +343,12 @@ def _compare_one(
     if machine.state not in HOLDING:
         found.leftover += [(machine.vm_id, host) for host, _ in seen]
         return
+    if machine.state is VmState.HELD:
+        found.report += [
+            Finding("machine on hold is not off", f"vm/{machine.name}", host, f"left alone: it is {d.state}")
+            for host, d in seen
+            if d.state != "stopped"
+        ]
     if machine.state not in SETTLED_STATES:
         return
     if len(seen) > 1:
@@ -337,7 +366,7 @@ def _compare_one(
         host, domain = seen[0]
         if domain.state == "crashed" or (domain.state == "stopped" and machine.state is VmState.MISSING):
             found.recover.append(machine.vm_id)
-        elif domain.state in ("running", "paused", "stopped") and (
+        elif domain.state in ("running", "paused", "stopped", "suspended") and (
             domain.state != machine.state or host != machine.host
         ):
             found.adopt[machine.vm_id] = (VmState(domain.state), host)
@@ -392,11 +421,12 @@ def claim_machines(
 ) -> Batch | None:
     """Open a batch on those machines that nobody touched since they were observed; None where none is left.
 
-    A machine to be recovered is to become what is desired, whatever it was deployed as.
+    A machine to be recovered is to become what is desired, whatever it was deployed as; memory that was kept
+    on its host is lost with its domain.
     """
     rows = session.scalars(select(Vm).where(Vm.id.in_(vm_ids)).order_by(Vm.name)).all()
     free = [
-        replace(spec, start=vm.desired) if kind == "recover" else spec
+        replace(spec, start=_START.get(vm.desired, vm.desired)) if kind == "recover" else spec
         for vm, spec in ((vm, specs.load(vm.spec)) for vm in rows)
         if _untouched(session, vm.id, since)
     ]
@@ -464,8 +494,9 @@ def adopt_states(
         )
         if state is not old:
             check_move(vm.name, old, state)
-            kind = "stopped" if state is VmState.STOPPED else "started"
-            if (kind == "stopped") != (old is VmState.STOPPED):
+            # A machine that was missing meanwhile was charged as what it should have been.
+            charged_as = SETTLED[Desired(vm.desired)] if old is VmState.MISSING else old
+            if kind := usage_kind(charged_as, state):
                 session.add(_usage_event(vm, claim, kind, since, host_name))
         host = session.scalars(select(Host).where(Host.name == host_name)).one()
         vm.state, vm.desired, vm.host_id = state, Desired(state), host.id
@@ -481,10 +512,11 @@ def record_recovered(session: Session, outcomes: Sequence[Outcome]) -> None:
         vm = session.get_one(Vm, outcome.spec.vm_id)
         if not outcome.error:
             # What was charged until now is what was desired, also of a machine that was missing meanwhile.
-            if vm.desired != Desired.STOPPED:
+            if SETTLED[Desired(vm.desired)] in CHARGED:
                 last_seen = vm.observed_at or vm.created_at
                 session.add(_usage_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
                 session.add(_usage_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
+            vm.desired = _START.get(vm.desired, vm.desired)
             vm.state = SETTLED[Desired(vm.desired)]
             vm.observed, vm.observed_at = vm.state, outcome.at
         operations.close(session, outcome.claim, error=outcome.error or None)

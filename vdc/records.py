@@ -19,7 +19,7 @@ from vdc.claims.snapshot import SnapshotClaim, make_current
 from vdc.model import VmSpec
 from vdc.operations import Claim, close
 from vdc.schema import Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, utc_now
-from vdc.states import Desired, VmState, check_move
+from vdc.states import SETTLED, Desired, VmState, check_move, usage_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,31 @@ def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Out
     )
     _write_events(session, [o for o in gone if o.spec.vm_id in started], ("terminated",))
     _release(session, [o.spec.vm_id for o in gone], VmState.GONE)
+    _close(session, ours)
+    return ours
+
+
+def record_changed(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Machines that became what is desired of them."""
+    ours = held(session, outcomes)
+    vms = {vm.id: vm for vm in session.scalars(select(Vm).where(Vm.id.in_([o.spec.vm_id for o in ours])))}
+    for o in ours:
+        vm = vms[o.spec.vm_id]
+        old, new = VmState(vm.state), SETTLED[Desired(vm.desired)]
+        if kind := usage_kind(old, new):
+            _write_events(session, [o], (kind,))
+        if new is not old:
+            check_move(vm.name, old, new)
+        vm.state, vm.observed, vm.observed_at = new, new.value, o.at
+    _close(session, ours)
+    return ours
+
+
+def record_unchanged(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Machines that stayed what they were, as far as is known: they are to stay so."""
+    ours = held(session, outcomes)
+    ids = [o.spec.vm_id for o in ours]
+    session.execute(update(Vm).where(Vm.id.in_(ids)).values(desired=Vm.state))
     _close(session, ours)
     return ours
 

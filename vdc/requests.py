@@ -48,6 +48,10 @@ class DeployRequest(Request):
     burst: Literal["never", "when-full"] = Field(
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
+    hold: bool = Field(default=False, description="Take the place now; make the machines when released.")
+    at: str = Field(
+        default="", description="As hold, and release them at this time, such as 2026-12-01T06:00Z."
+    )
     scale_test: str = Field(
         default="", description="Id of the scale test that the machines live and die with; else empty."
     )
@@ -58,8 +62,8 @@ class DeployRequest(Request):
         return f"{self.count} x {self.template}{self.name and f' as {self.name}'} for {self.tenant}"
 
 
-class TerminateRequest(Request):
-    """Remove machines for good."""
+class MachinesRequest(Request):
+    """Something to be done to machines."""
 
     vms: list[str] = Field(title="Machines", description="Names or ids of the machines.")
     tenant: str = Field(default="", description="Whose machines; needed where a name is not unique.")
@@ -69,6 +73,23 @@ class TerminateRequest(Request):
         """Short, also for a thousand machines: Prefect repeats a run's name in each event of its tasks."""
         first, more = ", ".join(self.vms[:3]), len(self.vms) - 3
         return f"{first} and {more} more" if more > 0 else first
+
+
+class TerminateRequest(MachinesRequest):
+    """Remove machines for good."""
+
+
+Verb = Literal["start", "stop", "reboot", "reset", "pause", "resume", "suspend"]
+
+
+class PowerRequest(MachinesRequest):
+    """Switch machines on, off, or over."""
+
+    verb: Verb = Field(description="What to do; suspend keeps the memory on the host's disk.")
+    timeout_s: float = Field(
+        default=60.0, description="Seconds that a guest has to stop or reboot before it is done hard."
+    )
+    hard: bool = Field(default=False, description="Do not ask the guest: pull the plug.")
 
 
 class ScaleTestRequest(Request):

@@ -296,6 +296,10 @@ class Vm(Base):
     group_id: Mapped[str | None] = mapped_column(ForeignKey("placement_groups.id"))
     desired: Mapped[str] = mapped_column(String(20))
     state: Mapped[str] = mapped_column(String(20))
+    protected: Mapped[bool] = mapped_column(default=False)
+    """It cannot be terminated until that is taken back."""
+    hold_until: Mapped[datetime | None]
+    """When a machine on hold is released; NULL: when somebody says so."""
     observed: Mapped[str | None] = mapped_column(String(20))
     observed_at: Mapped[datetime | None]
     vcpu: Mapped[int]

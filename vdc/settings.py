@@ -40,6 +40,8 @@ class Settings:
     call_timeout_s: float = 60.0
     migration_timeout_s: float = 600.0
     """A migration that takes longer is aborted: the machine stays where it is."""
+    suspend_timeout_s: float = 600.0
+    """Saving a machine's memory that takes longer is aborted: the machine runs on."""
     snapshot_timeout_s: float = 600.0
     """How long making a snapshot, or going back to one, may take: a machine's memory is written or read."""
     max_snapshots: int = 10

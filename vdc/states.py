@@ -6,6 +6,7 @@ program (raised as InvalidState), not something to be repaired by hand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from vdc.errors import InvalidState
@@ -15,15 +16,21 @@ class Desired(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "stopped"
+    SUSPENDED = "suspended"
     ABSENT = "absent"
 
 
 class VmState(StrEnum):
+    HELD = "held"
+    """On hold: it has its place, and nothing starts it until it is released. One that was never made has
+    nothing on its host; one that was stopped before has its disk there."""
     DEPLOYING = "deploying"
     """Claimed: host, addresses and disks are reserved; on the host it may be anything."""
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "stopped"
+    SUSPENDED = "suspended"
+    """Off, its memory kept in a file of its host: it goes on from there. It keeps its place."""
     MIGRATING = "migrating"
     """On its way to another host; it holds its place on both. Without an open operation: one of them could
     not be reached; reconcile goes on."""
@@ -38,17 +45,41 @@ class VmState(StrEnum):
 
 
 MOVES: dict[VmState, frozenset[VmState]] = {
+    VmState.HELD: frozenset({VmState.DEPLOYING, VmState.STOPPED, VmState.TERMINATING}),
     VmState.DEPLOYING: frozenset(
         {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.FAILED, VmState.TERMINATING}
     ),
     VmState.RUNNING: frozenset(
-        {VmState.PAUSED, VmState.STOPPED, VmState.MIGRATING, VmState.MISSING, VmState.TERMINATING}
+        {
+            VmState.PAUSED,
+            VmState.STOPPED,
+            VmState.SUSPENDED,
+            VmState.MIGRATING,
+            VmState.MISSING,
+            VmState.TERMINATING,
+        }
     ),
-    VmState.PAUSED: frozenset({VmState.RUNNING, VmState.STOPPED, VmState.MISSING, VmState.TERMINATING}),
-    VmState.STOPPED: frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MISSING, VmState.TERMINATING}),
+    VmState.PAUSED: frozenset(
+        {VmState.RUNNING, VmState.STOPPED, VmState.SUSPENDED, VmState.MISSING, VmState.TERMINATING}
+    ),
+    VmState.STOPPED: frozenset(
+        {
+            VmState.RUNNING,
+            VmState.PAUSED,
+            VmState.SUSPENDED,
+            VmState.HELD,
+            VmState.MISSING,
+            VmState.TERMINATING,
+        }
+    ),
+    VmState.SUSPENDED: frozenset(
+        {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MISSING, VmState.TERMINATING}
+    ),
     # Whatever happens on the way, it ends where the domain is; only then can it become something else.
     VmState.MIGRATING: frozenset({VmState.RUNNING}),
-    VmState.MISSING: frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.TERMINATING}),
+    VmState.MISSING: frozenset(
+        {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.SUSPENDED, VmState.TERMINATING}
+    ),
     VmState.TERMINATING: frozenset({VmState.GONE, VmState.FAILED}),
     VmState.FAILED: frozenset({VmState.GONE}),
     VmState.GONE: frozenset(),
@@ -61,9 +92,60 @@ SETTLED = {
     Desired.RUNNING: VmState.RUNNING,
     Desired.PAUSED: VmState.PAUSED,
     Desired.STOPPED: VmState.STOPPED,
+    Desired.SUSPENDED: VmState.SUSPENDED,
     Desired.ABSENT: VmState.GONE,
 }
 """The state in which a machine is what it should be."""
+
+
+_LIVE = frozenset(HOLDING) - {VmState.TERMINATING}
+
+OPERATIONS: Mapping[str, frozenset[VmState]] = {
+    "start": frozenset({VmState.STOPPED, VmState.SUSPENDED}),
+    "stop": frozenset({VmState.RUNNING}),
+    "stop --hard": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.SUSPENDED}),
+    "reboot": frozenset({VmState.RUNNING}),
+    "reset": frozenset({VmState.RUNNING}),
+    "pause": frozenset({VmState.RUNNING}),
+    "resume": frozenset({VmState.PAUSED, VmState.SUSPENDED}),
+    "suspend": frozenset({VmState.RUNNING, VmState.PAUSED}),
+    "hold": frozenset({VmState.STOPPED, VmState.HELD}),
+    "release": frozenset({VmState.HELD}),
+    "console": frozenset({VmState.RUNNING}),
+    "vnc": frozenset({VmState.RUNNING, VmState.PAUSED}),
+    "migrate": frozenset({VmState.RUNNING}),
+    "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
+    "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
+    "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
+    "rename": _LIVE,
+    "protect": _LIVE,
+    "unprotect": _LIVE,
+    "terminate": frozenset(VmState) - {VmState.MIGRATING, VmState.GONE},
+}
+"""What may be asked of a machine in which states (docs/states.md is made of it)."""
+
+CHARGED = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
+"""States in which a machine pays for vCPU and memory; the disk is paid for as long as there is one."""
+
+
+def usage_kind(old: VmState, new: VmState) -> str:
+    """The usage event of a machine that went from `old` to `new`; empty where the bill does not change."""
+    if (old in CHARGED) == (new in CHARGED):
+        return ""
+    if new in CHARGED:
+        return "resumed" if old is VmState.SUSPENDED else "started"
+    return "suspended" if new is VmState.SUSPENDED else "stopped"
+
+
+def check_allowed(operation: str, name: str, state: VmState) -> None:
+    """Raise InvalidState where machine `name`, which is in `state`, cannot be told to do `operation`."""
+    allowed = OPERATIONS[operation]
+    if state not in allowed:
+        wanted = " or ".join(s.value for s in VmState if s in allowed)
+        raise InvalidState(
+            f"Machine {name} is {state.value}: `{operation}` is for a machine that is {wanted}."
+            + (f" `vdc vm release {name}` first." if state is VmState.HELD else "")
+        )
 
 
 def check_move(name: str, old: VmState, new: VmState) -> None:
@@ -74,9 +156,10 @@ def check_move(name: str, old: VmState, new: VmState) -> None:
 
 def check_terminable(name: str, state: VmState) -> None:
     """Raise InvalidState where a machine in `state` cannot be terminated."""
+    if state in OPERATIONS["terminate"]:
+        return
     if state is VmState.GONE:
         raise InvalidState(f"Machine {name} is gone already.")
-    if state is VmState.MIGRATING:
-        raise InvalidState(
-            f"Machine {name} is migrating: wait for it; if its process died, `vdc reconcile` finishes it."
-        )
+    raise InvalidState(
+        f"Machine {name} is {state.value}: wait for it; if its process died, `vdc reconcile` finishes it."
+    )

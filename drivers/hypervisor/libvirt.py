@@ -25,7 +25,8 @@ from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import domain_xml, migration, snapshots
+from drivers.hypervisor import domain_xml, migration, power, snapshots
+from drivers.hypervisor.console import LibvirtConsole
 from drivers.ssh import Ssh
 from vdc.errors import (
     Busy,
@@ -47,6 +48,7 @@ from vdc.model import (
     MigrationResult,
     SnapshotSeen,
     SnapshotSpec,
+    VncEndpoint,
     domain_name,
 )
 
@@ -173,7 +175,13 @@ class LibvirtHypervisor:
             uuids = {domain.UUIDString() for domain, _ in seen}
             for uuid in self._owners.keys() - uuids:
                 self._owners.pop(uuid, None)
-            return [self._seen(domain, stats["state.state"]) for domain, stats in seen]
+            saved = {
+                d.UUIDString() for d in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            }
+            return [
+                self._seen(domain, stats["state.state"], domain.UUIDString() in saved)
+                for domain, stats in seen
+            ]
 
         return self._call("listing its domains", read)
 
@@ -183,7 +191,7 @@ class LibvirtHypervisor:
             if domain is None:
                 return None
             try:
-                return self._seen(domain, domain.state()[0])
+                return self._seen(domain, domain.state()[0], bool(domain.hasManagedSaveImage(0)))
             except libvirt.libvirtError as error:
                 if error.get_error_code() in _GONE:
                     return None
@@ -241,6 +249,48 @@ class LibvirtHypervisor:
                 raise
 
         return self._call(f"starting domain {name}", ensure)
+
+    def ensure_shut_down(self, name: str, *, timeout_s: float) -> bool:
+        return power.ensure_shut_down(self._call, name, timeout_s)
+
+    def ensure_stopped(self, name: str) -> bool:
+        return self._call(f"powering off {name}", lambda conn: power.ensure_stopped(conn, name))
+
+    def ensure_paused(self, name: str) -> bool:
+        return self._call(f"pausing {name}", lambda conn: power.ensure_paused(conn, name, self._host.name))
+
+    def ensure_suspended(self, name: str, *, timeout_s: float) -> bool:
+        return power.ensure_suspended(
+            self._call,
+            lambda: self._open(self._access.connect_timeout_s),
+            name,
+            self._host.name,
+            timeout_s,
+        )
+
+    def reboot(self, name: str, *, timeout_s: float) -> bool:
+        return power.reboot(self._call, name, self._host.name, timeout_s)
+
+    def reset(self, name: str) -> None:
+        self._call(f"resetting {name}", lambda conn: power.reset(conn, name, self._host.name))
+
+    def read_vnc(self, name: str) -> VncEndpoint:
+        return self._call(
+            f"reading the screen of {name}", lambda conn: power.read_vnc(conn, name, self._host.name)
+        )
+
+    def open_console(
+        self,
+        name: str,
+        on_output: Callable[[bytes], None],
+        on_end: Callable[[str], None],
+        *,
+        force: bool = False,
+    ) -> LibvirtConsole:
+        return self._call(
+            f"attaching to the console of {name}",
+            lambda conn: LibvirtConsole(conn, name, on_output, on_end, force=force),
+        )
 
     def ensure_migrated(
         self,
@@ -565,11 +615,12 @@ class LibvirtHypervisor:
             net_tx_bytes=summed("net", "tx.bytes"),
         )
 
-    def _seen(self, domain: libvirt.virDomain, state: int) -> DomainSeen:
+    def _seen(self, domain: libvirt.virDomain, state: int, saved: bool) -> DomainSeen:
         owner = self._owner(domain)
+        off = state == libvirt.VIR_DOMAIN_SHUTOFF
         return DomainSeen(
             name=domain.name(),
-            state=_STATES.get(state, "other"),
+            state="suspended" if off and saved else _STATES.get(state, "other"),
             vm_id=owner.vm_id if owner else "",
             site=owner.site if owner else "",
         )

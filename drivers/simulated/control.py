@@ -210,6 +210,15 @@ class Simulation:
         """The guest powers itself off."""
         self._set_state(domain, host, "stopped")
 
+    def ignore_acpi(self, domain: str) -> None:
+        """The guest does not listen to the power button any more."""
+        with self._db.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO deaf VALUES (?)", (domain,))
+
+    def boots(self, domain: str) -> int:
+        """How often the guest began anew: starts, reboots and resets."""
+        return int(self._one("SELECT coalesce(sum(n), 0) FROM boots WHERE domain = ?", (domain,)))
+
     def crash(self, domain: str, host: str | None = None) -> None:
         """QEMU dies under the guest."""
         self._set_state(domain, host, "crashed")

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
-from drivers.simulated import snapshots
+from drivers.simulated import power, snapshots
+from drivers.simulated.console import SimulatedConsole
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import HostUnreachable, NotFound
@@ -22,6 +23,7 @@ from vdc.model import (
     MigrationResult,
     SnapshotSeen,
     SnapshotSpec,
+    VncEndpoint,
 )
 
 SEEN = "SELECT name, replace(state, 'incoming', 'paused'), vm_id, site FROM domains WHERE host = ?"
@@ -121,6 +123,8 @@ class SimulatedHypervisor:
                 return False
             if state != "paused":
                 self._start(call, name, json.loads(spec))
+                if state != "suspended":
+                    power.boot(call, name)
             call.execute(
                 "UPDATE domains SET state = ? WHERE host = ? AND name = ?",
                 ("paused" if paused else "running", self._host, name),
@@ -168,6 +172,60 @@ class SimulatedHypervisor:
                     f"Cannot access storage file '{path}': '{file}': No such file or directory"
                 )
             file = row[0]
+
+    def ensure_shut_down(self, name: str, *, timeout_s: float) -> bool:
+        with self._call("ensure_shut_down", name) as call:
+            if power.hears(call, self._host, name, timeout_s):
+                power.off(call, self._host, name)
+            return power.state_of(call, self._host, name) not in power.ON
+
+    def ensure_stopped(self, name: str) -> bool:
+        with self._call("ensure_stopped", name) as call:
+            return power.off(call, self._host, name)
+
+    def ensure_paused(self, name: str) -> bool:
+        with self._call("ensure_paused", name) as call:
+            power.must_run(call, self._host, name, "paused")
+            before = power.state_of(call, self._host, name)
+            self._set_state(call, name, "paused")
+            return before != "paused"
+
+    def ensure_suspended(self, name: str, *, timeout_s: float) -> bool:
+        with self._call("ensure_suspended", name) as call:
+            if power.state_of(call, self._host, name) == "suspended":
+                return False
+            power.must_run(call, self._host, name, "suspended")
+            return power.off(call, self._host, name, "suspended")
+
+    def reboot(self, name: str, *, timeout_s: float) -> bool:
+        with self._call("reboot", name) as call:
+            power.must_run(call, self._host, name, "rebooted")
+            if not power.hears(call, self._host, name, timeout_s):
+                return False
+            power.boot(call, name)
+            return True
+
+    def reset(self, name: str) -> None:
+        with self._call("reset", name) as call:
+            power.must_run(call, self._host, name, "reset")
+            power.boot(call, name)
+
+    def read_vnc(self, name: str) -> VncEndpoint:
+        with self._call("read_vnc", name) as call:
+            power.must_run(call, self._host, name, "seen: it has no screen")
+            return VncEndpoint("127.0.0.1", 5900)
+
+    def open_console(
+        self,
+        name: str,
+        on_output: Callable[[bytes], None],
+        on_end: Callable[[str], None],
+        *,
+        force: bool = False,
+    ) -> SimulatedConsole:
+        with self._call("open_console", name) as call:
+            power.must_run(call, self._host, name, "attached to")
+        return SimulatedConsole(name, on_output)
 
     def ensure_migrated(
         self,

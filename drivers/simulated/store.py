@@ -36,6 +36,14 @@ CALLS = (
     "hypervisor.read_use",
     "hypervisor.ensure_defined",
     "hypervisor.ensure_started",
+    "hypervisor.ensure_shut_down",
+    "hypervisor.ensure_stopped",
+    "hypervisor.ensure_paused",
+    "hypervisor.ensure_suspended",
+    "hypervisor.reboot",
+    "hypervisor.reset",
+    "hypervisor.read_vnc",
+    "hypervisor.open_console",
     "hypervisor.ensure_migrated",
     "hypervisor.ensure_settled",
     "hypervisor.read_snapshots",
@@ -114,6 +122,9 @@ CREATE TABLE domains(
     host TEXT NOT NULL, name TEXT NOT NULL, uuid TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
     state TEXT NOT NULL, spec TEXT NOT NULL, PRIMARY KEY (host, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX domain_uuid ON domains(host, uuid);
+-- Guests that do not listen to the power button, and how often each was booted.
+CREATE TABLE deaf(domain TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE boots(domain TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 -- A cloud is in `hosts` too: it answers, or does not, as one does.
 CREATE TABLE instances(
     cloud TEXT NOT NULL, id TEXT NOT NULL, token TEXT NOT NULL, spec TEXT NOT NULL, type TEXT NOT NULL,

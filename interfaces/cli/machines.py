@@ -25,7 +25,8 @@ _VMS = f"""
 SELECT vms.id, vms.name, tenants.name, vms.state, vms.desired,
        coalesce(hosts.name, clouds.name || '/' || vms.zone), vms.vcpu, vms.memory_mib,
        templates.name, vms.created_at, vms.observed, vms.observed_at, vms.ended_at,
-       clouds.name, vms.instance_id, vms.instance_type, vms.zone, vms.hourly_price, vms.cloud_address
+       clouds.name, vms.instance_id, vms.instance_type, vms.zone, vms.hourly_price, vms.cloud_address,
+       vms.protected, vms.hold_until
 FROM vms JOIN tenants ON tenants.id = vms.tenant_id LEFT JOIN hosts ON hosts.id = vms.host_id
 LEFT JOIN clouds ON clouds.id = vms.cloud_id JOIN templates ON templates.id = vms.template_id
 {_WHICH}
@@ -77,7 +78,7 @@ def machines(*, tenant: str = "", ended: bool = False, vm_id: str = "", batch: s
 
 def _row(vm: tuple[Any, ...], addresses: Rows, disks: Rows) -> dict[str, Any]:
     id_, name, tenant, state, desired, host, vcpu, memory, template, created, seen, seen_at, end = vm[:13]
-    cloud, instance, kind, zone, price, address = vm[13:]
+    cloud, instance, kind, zone, price, address, protected, hold_until = vm[13:]
     live = state in HOLDING
     if cloud and live and address:
         # It has no card of ours: the address is the provider's.
@@ -88,6 +89,8 @@ def _row(vm: tuple[Any, ...], addresses: Rows, disks: Rows) -> dict[str, Any]:
         "tenant": tenant,
         "state": state,
         "desired": desired,
+        "hold_until": instant(hold_until),
+        "protected": bool(protected),
         "host": host if live else None,
         "domain": domain_name(id_) if live and not cloud else None,
         "instance": {"cloud": cloud, "id": instance, "type": kind, "zone": zone, "hourly_price": price}

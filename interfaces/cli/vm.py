@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from interfaces.cli.machines import Rows, machines
+from interfaces.cli import hold, power, screen
+from interfaces.cli.batch import print_machines, run_batch, state_of
+from interfaces.cli.machines import machines
 from interfaces.cli.migration import migrate
 from interfaces.cli.output import (
     human_mib,
@@ -21,18 +23,17 @@ from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
 from interfaces.cli.snapshot import group as snapshot
 from interfaces.cli.snapshot import tree
 from vdc.access import actor
-from vdc.errors import OperationFailed
 from vdc.settings import load
-
-COLUMNS = ("name", "tenant", "state", "host", "vcpu", ("memory_mib", "MEM MIB"), "template", "address", "id")
 
 
 @click.group()
 def group() -> None:
-    """Machines: deploy, list, show, migrate, snapshot, terminate."""
+    """Machines: deploy, list, show, start, stop, migrate, terminate, and what else can be done to them."""
 
 
 group.add_command(migrate)
+for command in (*power.COMMANDS, *hold.COMMANDS, *screen.COMMANDS):
+    group.add_command(command)
 group.add_command(snapshot)
 
 
@@ -42,7 +43,7 @@ group.add_command(snapshot)
 @json_option
 def list_(tenant: str, ended: bool, as_json: bool) -> None:
     """Machines, by name."""
-    _print(machines(tenant=tenant, ended=ended), as_json)
+    print_machines(machines(tenant=tenant, ended=ended), as_json)
 
 
 @group.command()
@@ -64,7 +65,9 @@ def show(name: str, tenant: str, as_json: bool) -> None:
         print_json(row)
         return
     keys = ("name", "id", "tenant", "state", "desired", "host", "domain", "template", "created_at")
-    fields = {key: row[key] for key in keys}
+    fields = {key: row[key] for key in keys} | {"state": state_of(row)}
+    if row["protected"]:
+        fields["protected"] = "against deletion"
     fields["size"] = f"{row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory"
     if instance := row["instance"]:
         fields["instance"] = (
@@ -109,6 +112,8 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     show_default=True,
     help="Whether what our hosts cannot take may run in a cloud.",
 )
+@click.option("--hold", is_flag=True, help="Take the place now; make the machines when they are released.")
+@click.option("--at", default="", metavar="TIME", help="As --hold, released at TIME: 2026-12-01T06:00Z.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
 def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
@@ -127,7 +132,7 @@ def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bo
 
         return flow
 
-    _run(load_flow, request, as_json)
+    run_batch(load_flow, request, as_json)
 
 
 @group.command()
@@ -167,40 +172,7 @@ def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool)
 
         return flow
 
-    _run(load_flow, request, as_json)
-
-
-def _run(load_flow: Any, request: Any, as_json: bool) -> None:
-    from interfaces.cli import listings
-    from interfaces.cli.running import run_flow
-    from interfaces.cli.session import reading
-
-    failed: OperationFailed | None = None
-    try:
-        operation_id = run_flow(load_flow, request)
-    except OperationFailed as error:
-        failed, operation_id = error, error.operation_id
-    with reading() as session:
-        children = listings.operations(session, parent_id=operation_id, limit=None)
-    rows = machines(batch=operation_id, ended=True)
-    errors = {c["object_id"]: c["error"] for c in children}
-    for row in rows:
-        row["error"] = errors[row["id"]]
-    if failed is not None:
-        failed.machines = rows
-        if not as_json:
-            _print(rows, as_json, error=True)
-        raise failed
-    _print(rows, as_json)
-
-
-def _print(rows: Rows, as_json: bool, *, error: bool = False) -> None:
-    if as_json:
-        print_json(rows)
-        return
-    shown = [row | {"address": [a["address"] for a in row["addresses"]]} for row in rows]
-    columns = (*COLUMNS, "error") if error else COLUMNS
-    print_table(shown, columns, empty="No machine yet. Make one: vdc vm deploy --template NAME")
+    run_batch(load_flow, request, as_json)
 
 
 def _plan_deploy(request: Any) -> dict[str, Any]:
@@ -222,16 +194,18 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
     return {
         "machines": [
             {
-                "name": m.spec.name,
-                "tenant": m.spec.tenant,
-                "host": m.spec.host.name,
-                "vcpu": m.spec.vcpu,
-                "memory_mib": m.spec.memory_mib,
-                "disk_mib": sum(d.size_mib for d in m.spec.disks),
-                "addresses": [{"vnet": n.vnet.name, "address": n.address} for n in m.spec.nics],
+                "name": spec.name,
+                "tenant": spec.tenant,
+                "host": spec.host.name,
+                "vcpu": spec.vcpu,
+                "memory_mib": spec.memory_mib,
+                "disk_mib": sum(d.size_mib for d in spec.disks),
+                "addresses": [{"vnet": n.vnet.name, "address": n.address} for n in spec.nics],
             }
-            for m in claim.batch.machines
+            for spec in claim.claimed
         ],
+        "hold": request.hold or bool(request.at),
+        "hold_until": request.at or None,
         "placement": claim.plan.placement,
         "burst": claim.plan.burst,
         "quota_left": claim.plan.quota_left,
@@ -246,7 +220,8 @@ def _print_deploy_plan(plan: dict[str, Any], as_json: bool) -> None:
         print_json(plan)
         return
     rows = [m | {"address": [a["address"] for a in m["addresses"]]} for m in plan["machines"]]
-    print_line(f"Would make {len(rows)} machine{'s' * (len(rows) != 1)}:")
+    kept = f", on hold until {plan['hold_until'] or 'it is released'}" if plan["hold"] else ""
+    print_line(f"Would make {len(rows)} machine{'s' * (len(rows) != 1)}{kept}:")
     print_table(rows, ("name", "host", "vcpu", "memory_mib", "disk_mib", "address"))
     print_line()
     print_line("Hosts:")

@@ -72,6 +72,9 @@ class Hand(Protocol):
     def plant_domain(self, name: str) -> None:
         """Define a domain as somebody else would."""
 
+    def silence(self, name: str) -> None:
+        """See to it that the guest does not listen to the power button."""
+
     def virtual_size_mib(self, file: str) -> int:
         """The size that a guest would see."""
 

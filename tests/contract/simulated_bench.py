@@ -61,6 +61,9 @@ class SimulatedHand:
     def plant_domain(self, name: str) -> None:
         self._simulation.add_foreign_domain("h1", name, "stopped")
 
+    def silence(self, name: str) -> None:
+        self._simulation.ignore_acpi(name)
+
     def virtual_size_mib(self, file: str) -> int:
         return self._simulation.virtual_size_mib("store", file)
 

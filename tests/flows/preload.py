@@ -3,6 +3,9 @@
 import flows.deploy
 import flows.enroll_host
 import flows.import_image
+import flows.migrate
+import flows.power
 import flows.reconcile
+import flows.release
 import flows.scale_test
 import flows.terminate  # noqa: F401

@@ -13,7 +13,9 @@ from vdc.requests import (
     DeployRequest,
     EnrollHostRequest,
     ImportImageRequest,
+    MachinesRequest,
     MigrateRequest,
+    PowerRequest,
     RevertRequest,
     ScaleTestRequest,
     SnapshotRequest,
@@ -37,6 +39,18 @@ def migrate(vm: str, to: str = "") -> str:
     from flows.migrate import migrate as flow
 
     return flow(MigrateRequest(vm=vm, to=to))
+
+
+def power(verb: str, *vms: str, **options: Any) -> str:
+    from flows.power import power as flow
+
+    return flow(PowerRequest(verb=verb, vms=list(vms), **options))
+
+
+def release(*vms: str) -> str:
+    from flows.release import release as flow
+
+    return flow(MachinesRequest(vms=list(vms)))
 
 
 def snapshot(vm: str, label: str = "", kind: Any = "auto") -> str:

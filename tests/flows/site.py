@@ -32,6 +32,7 @@ from vdc.states import HOLDING, VmState
 from vdc.usage import Use, host_loads, tenant_use
 
 ACTOR = "tester"
+AT_REST = (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.SUSPENDED, VmState.HELD)
 CAPACITY_MIB = 10 * 1024 * 1024
 
 
@@ -203,19 +204,21 @@ class Site:
         ports: dict[str, list[str]] = {}
         with read_session(self.url) as session:
             files = set(session.scalars(select(Image.file)))
+            made = set(session.scalars(select(UsageEvent.vm_id).where(UsageEvent.kind == "created")))
             snapshots: dict[str, set[str]] = {}
             query = select(Disk.file, Snapshot.id, Snapshot.ready).join(Disk, Disk.vm_id == Snapshot.vm_id)
             for file, snapshot, ready in session.execute(query):
                 assert ready, f"a half-made snapshot in {file}"
                 snapshots.setdefault(file, set()).add(snapshot)
             for vm in session.scalars(select(Vm).where(Vm.state.in_(HOLDING))):
-                assert vm.state in (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED), (vm.name, vm.state)
+                assert vm.state in AT_REST, (vm.name, vm.state)
                 spec = specs.load(vm.spec)
-                if spec.cloud:
+                if spec.cloud or (vm.state == VmState.HELD and vm.id not in made):
                     continue
-                domains.setdefault(spec.host.name, {})[spec.domain] = vm.state
+                off = VmState.STOPPED if vm.state == VmState.HELD else vm.state
+                domains.setdefault(spec.host.name, {})[spec.domain] = off
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
-                if vm.state != VmState.STOPPED:
+                if vm.state in (VmState.RUNNING, VmState.PAUSED):
                     ports.setdefault(spec.host.name, []).extend(n.device for n in spec.nics)
         seen = self.sim.snapshot_state()
         ours = {
@@ -261,6 +264,8 @@ class Site:
             kinds[e.vm_id][e.kind] += 1
         for vm_id, vm in vms.items():
             seen = kinds[vm_id]
+            on, off = seen["started"] + seen["resumed"], seen["stopped"] + seen["suspended"]
+            assert seen["resumed"] <= seen["suspended"], f"{vm.name} resumed, but never suspended"
             assert seen["created"] <= 1, f"{vm.name} created twice"
             assert seen["terminated"] <= seen["created"], f"{vm.name} terminated, but never created"
             if vm.state == VmState.GONE:
@@ -269,9 +274,9 @@ class Site:
                 assert not seen, f"{vm.name} never ran and is billed"
             elif vm.state in (VmState.RUNNING, VmState.PAUSED):
                 assert seen["created"] == 1, f"{vm.name} runs unbilled"
-                assert seen["started"] == seen["stopped"] + 1, f"{vm.name} runs, its bill says it does not"
-            elif vm.state == VmState.STOPPED:
-                assert seen["started"] == seen["stopped"], f"{vm.name} is stopped, its bill says it runs"
+                assert on == off + 1, f"{vm.name} runs, its bill says it does not"
+            elif vm.state in (VmState.STOPPED, VmState.SUSPENDED, VmState.HELD):
+                assert on == off, f"{vm.name} is off, its bill says it runs"
 
     def count(self, table: Any) -> int:
         with read_session(self.url) as session:

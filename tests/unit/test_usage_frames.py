@@ -66,6 +66,22 @@ def test_a_stopped_machine_pays_for_its_disk_in_one_piece() -> None:
     ]
 
 
+def test_a_suspended_machine_pays_as_a_stopped_one() -> None:
+    events = frame(
+        event("web", "created", at(0)),
+        event("web", "started", at(0)),
+        event("web", "suspended", at(6)),
+        event("web", "resumed", at(18)),
+    )
+    assert charged(events) == [
+        ("web", "vCPU", 0, 6, 1),
+        ("web", "vCPU", 18, 24, 1),
+        ("web", "memory", 0, 6, 1024),
+        ("web", "memory", 18, 24, 1024),
+        ("web", "disk", 0, 24, 10240),
+    ]
+
+
 def test_a_machine_that_never_started_pays_for_its_disk() -> None:
     assert charged(frame(event("web", "created", at(4)))) == [("web", "disk", 4, 24, 10240)]
 
@@ -185,7 +201,7 @@ def test_a_month_with_a_change_of_clocks_has_745_or_743_hours() -> None:
 # -- any history ------------------------------------------------------------------------------------------
 
 MINUTES = 240
-KINDS = ("created", "started", "stopped", "resized", "terminated")
+KINDS = ("created", "started", "stopped", "suspended", "resumed", "resized", "terminated")
 
 
 @st.composite
@@ -208,11 +224,12 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
 
 def minute_meter(rows: list[tuple[Any, ...]], minutes: int) -> Counter[tuple[str, str]]:
     """Unit minutes by machine and item, one step a minute; knows nothing of frames."""
-    order = {"created": 0, "resized": 1, "stopped": 2, "started": 3, "terminated": 4}
+    order = ["created", "resized", "stopped", "suspended", "started", "resumed", "terminated"].index
+    runs = {"created": False, "stopped": False, "suspended": False, "started": True, "resumed": True}
     used: Counter[tuple[str, str]] = Counter()
     for machine in {row[2] for row in rows}:
         # Equal in time and kind but not in size: the larger one is taken to be the later.
-        mine = sorted((r for r in rows if r[2] == machine), key=lambda r: (r[4], order[r[3]], r[5:8]))
+        mine = sorted((r for r in rows if r[2] == machine), key=lambda r: (r[4], order(r[3]), r[5:8]))
         there = ended = running = False
         size: Any = None
         for minute in range(-60, minutes):
@@ -220,9 +237,9 @@ def minute_meter(rows: list[tuple[Any, ...]], minutes: int) -> Counter[tuple[str
             while mine and mine[0][4] <= now:
                 row = mine.pop(0)
                 kind, size = row[3], row
-                there = there or kind in ("created", "started")
+                there = there or kind in ("created", "started", "resumed")
                 ended = ended or kind == "terminated"
-                running = {"created": False, "stopped": False, "started": True}.get(kind, running)
+                running = runs.get(kind, running)
             if minute < 0 or not there or ended:
                 continue
             if size[8] == "ec2":

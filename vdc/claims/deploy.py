@@ -10,10 +10,11 @@ from ipaddress import IPv4Address
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from vdc import model, specs
+from vdc import model, operations, specs
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import Burst, choose
+from vdc.claims.hold import instant
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
@@ -65,7 +66,10 @@ class DeployClaim:
     """A deployment that may begin; without a plan where a repeated run adopted its operation."""
 
     batch: Batch
+    """What is to be made now: of machines on hold, none."""
     plan: DeployPlan | None
+    claimed: tuple[VmSpec, ...] = ()
+    """All machines of the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
     else:
         vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
     _check_owners(session, tenant, template, vnets)
+    if (request.hold or request.at) and request.burst != "never":
+        raise Invalid("A machine on hold has its place on a host of ours: it cannot burst.")
     vcpu = template.vcpu if request.vcpu is None else request.vcpu
     memory_mib = template.memory_mib if request.memory_mib is None else request.memory_mib
     disk_mib = template.disk_mib if request.disk_mib is None else request.disk_mib
@@ -296,9 +302,16 @@ def _cloud_columns(burst: Burst | None) -> dict[str, object]:
 
 
 def _insert(
-    session: Session, what: _Resolved, made: list[VmSpec], host_ids: list[str], burst: Burst | None
+    session: Session,
+    what: _Resolved,
+    made: list[VmSpec],
+    host_ids: list[str],
+    burst: Burst | None,
+    request: DeployRequest,
 ) -> None:
     now = utc_now()
+    state = VmState.HELD if request.hold or request.at else VmState.DEPLOYING
+    hold_until = instant(request.at) if request.at else None
     places = [*host_ids, *[None] * (len(made) - len(host_ids))]
     session.execute(
         insert(Vm),
@@ -312,7 +325,8 @@ def _insert(
                 "host_id": host_id,
                 "group_id": what.group.id if what.group else None,
                 "desired": Desired(spec.start),
-                "state": VmState.DEPLOYING,
+                "state": state,
+                "hold_until": hold_until,
                 "vcpu": spec.vcpu,
                 "memory_mib": spec.memory_mib,
                 "spec": specs.dump(spec),
@@ -378,7 +392,7 @@ def claim_deploy(
     quota_left = check_quota(session, what.tenant, adding)
     host_ids, said, burst = _place(session, request, what, clouds or {})
     made = _specs(session, request, what, vm_ids, host_ids, burst)
-    _insert(session, what, made, host_ids, burst)
+    _insert(session, what, made, host_ids, burst, request)
     batch = open_batch(
         session,
         "deploy",
@@ -388,6 +402,10 @@ def claim_deploy(
         actor=actor,
         flow_run_id=flow_run_id,
     )
+    if request.hold or request.at:
+        for machine in batch.machines:
+            operations.close(session, machine.claim)
+        batch = Batch(batch.claim, ())
     here = len(host_ids)
     hourly = per_hour(prices, what.vcpu * here, what.memory_mib * here, what.disk_mib * here)
     if burst is not None:
@@ -400,4 +418,4 @@ def claim_deploy(
         per_month(hourly),
         prices.currency,
     )
-    return DeployClaim(batch, plan)
+    return DeployClaim(batch, plan, tuple(made))

@@ -21,7 +21,7 @@ from vdc.operations import Claim, Opening
 from vdc.placement import POLICIES, Shape, place
 from vdc.requests import MigrateRequest
 from vdc.schema import Datastore, Disk, Host, Operation, PlacementGroup, Snapshot, Vm, utc_now
-from vdc.states import VmState, check_move
+from vdc.states import OPERATIONS, VmState, check_move
 from vdc.usage import group_of, host_loads
 
 
@@ -51,7 +51,7 @@ def claim_migrate(
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: only machines on hosts are migrated.")
-    if vm.state != VmState.RUNNING:
+    if vm.state not in OPERATIONS["migrate"]:
         raise InvalidState(
             f"Machine {vm.name} is {vm.state}: only a running machine is migrated"
             + ("; `vdc reconcile` finishes what was begun." if vm.state == VmState.MIGRATING else ".")

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from vdc import specs
 from vdc.claims.batch import Batch, adopt_batch, open_batch
-from vdc.errors import Invalid, NotFound
+from vdc.errors import Invalid, InvalidState, NotFound
 from vdc.requests import TerminateRequest
 from vdc.schema import Tenant, Vm
 from vdc.states import HOLDING, Desired, VmState, check_terminable
@@ -55,6 +55,10 @@ def claim_terminate(
     vms = list({vm.id: vm for vm in find_vms(session, request.vms, request.tenant)}.values())
     for vm in vms:
         check_terminable(vm.name, VmState(vm.state))
+        if vm.protected:
+            raise InvalidState(
+                f"Machine {vm.name} is protected against deletion: `vdc vm unprotect {vm.name}` first."
+            )
     batch = open_batch(
         session,
         "terminate",

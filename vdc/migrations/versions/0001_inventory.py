@@ -259,6 +259,8 @@ def upgrade() -> None:
         sa.Column("group_id", sa.String(length=36), nullable=True),
         sa.Column("desired", sa.String(length=20), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("protected", sa.Boolean(), nullable=False),
+        sa.Column("hold_until", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.Column("observed", sa.String(length=20), nullable=True),
         sa.Column("observed_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.Column("vcpu", sa.Integer(), nullable=False),

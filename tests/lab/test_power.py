@@ -1,0 +1,171 @@
+"""Real guests switched on and off, asked from inside whether they are still the same boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from deployments.lab.probe import Probe, open_probe
+from tests.flows import run
+from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
+from tests.lab.test_flows import Datacenter, clean, datacenter  # noqa: F401 - fixtures
+from tests.typist import typing
+from vdc import catalog
+from vdc.inventory import read_session, write_session
+from vdc.schema import Nic, Operation, Vm
+from vdc.states import HOLDING
+
+pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(600)]
+
+
+@dataclass
+class Guest:
+    """A machine of the datacenter, seen from its VLAN, from its host and from the inventory."""
+
+    place: Datacenter
+    probe: Probe
+    name: str
+
+    def row(self) -> tuple[Vm, str]:
+        with read_session(self.place.url) as session:
+            vm = session.query(Vm).filter(Vm.name == self.name, Vm.state.in_(HOLDING)).one()
+            return vm, session.query(Nic.address).filter(Nic.vm_id == vm.id).scalar()
+
+    def boot_id(self, other_than: str = "") -> str:
+        """Of the boot that answers now; waits for another one than that."""
+
+        def look() -> str:
+            seen = says(self.probe, self.row()[1]).get("boot_id", "")
+            return seen if seen != other_than else ""
+
+        return wait_for(look, f"{self.name} answers", BOOT_TIMEOUT_S)
+
+    def domain(self) -> str:
+        """The state, as virsh says."""
+        vm, _ = self.row()
+        host = vm.spec["host"]["name"]
+        saved = self.place.on_host(host, "virsh", "list", "--all", "--with-managed-save", "--name")
+        state = self.place.on_host(host, "virsh", "domstate", f"vm-{vm.id}").strip()
+        return f"{state}, saved" if f"vm-{vm.id}" in saved.split() else state
+
+    def power(self, verb: str, **options: Any) -> str | None:
+        """How it went, where there is something to tell."""
+        batch = run.power(verb, self.name, **options)
+        with read_session(self.place.url) as session:
+            (operation,) = session.query(Operation).filter(Operation.parent_id == batch)
+            return (operation.result or {}).get("how")
+
+    def hears(self) -> None:
+        """Wait, at its console, until a shell answers: by then it listens to the power button too."""
+        with typing(["vm", "console", self.name], os.environ) as terminal:
+            terminal.wait_for(b"Ctrl-] ends it.")
+
+            def answered() -> bool:
+                terminal.type(b"\recho here-$((40 + 2))\r")
+                try:
+                    terminal.wait_for(b"here-42", deadline_s=2)
+                except AssertionError:
+                    return False
+                return True
+
+            wait_for(answered, "a shell on the console", BOOT_TIMEOUT_S)
+            terminal.type(b"\x1d")
+            terminal.wait_for(f"Detached from {self.name}.".encode())
+            assert terminal.end() == 0
+            assert terminal.attributes() == terminal.before
+
+
+@pytest.fixture
+def probe(clean: Datacenter) -> Probe:  # noqa: F811
+    return open_probe(clean.lab.lab.lab_id, 300, "10.3.0.250/24")
+
+
+def test_the_same_boot_or_another(clean: Datacenter, probe: Probe) -> None:  # noqa: F811
+    run.deploy(name="web", memory_mib=96)
+    web = Guest(clean, probe, "web")
+    first = web.boot_id()
+    web.hears()
+    assert web.domain() == "running"
+
+    web.power("pause")
+    assert web.domain() == "paused"
+    assert says(probe, web.row()[1]) == {}
+    web.power("resume")
+    assert web.boot_id() == first
+
+    web.power("suspend")
+    assert web.domain() == "shut off, saved"
+    assert run.reconcile() == []
+    web.power("resume")
+    assert web.domain() == "running"
+    assert web.boot_id() == first
+
+    assert web.power("reboot", timeout_s=60) is None, "the guest did it itself"
+    second = web.boot_id(other_than=first)
+    web.hears()
+
+    assert web.power("stop", timeout_s=60) is None, "the guest did it itself"
+    assert web.domain() == "shut off"
+    assert run.reconcile() == []
+    web.power("start")
+    assert web.boot_id(other_than=second)
+    assert run.reconcile() == []
+
+
+def test_a_guest_that_does_not_listen_is_switched_hard(clean: Datacenter, probe: Probe) -> None:  # noqa: F811
+    with write_session(clean.url) as session:
+        catalog.create_template(
+            session,
+            "deaf",
+            image="tiny",
+            vcpu=1,
+            memory_mib=96,
+            vnets=["blue"],
+            start_script="killall acpid qemu-ga; hostname deaf-now",
+            actor="test",
+        )
+    run.deploy(name="web", template="deaf")
+    web = Guest(clean, probe, "web")
+    first = web.boot_id()
+
+    def deaf() -> bool:
+        return says(probe, web.row()[1]).get("hostname") == "deaf-now"
+
+    wait_for(deaf, "it listens no more", BOOT_TIMEOUT_S)
+    assert web.power("reboot", timeout_s=2) == "did not reboot within 2 s: reset"
+    web.boot_id(other_than=first)
+    wait_for(deaf, "it listens no more", BOOT_TIMEOUT_S)
+    assert web.power("stop", timeout_s=2) == "did not shut down within 2 s: powered off"
+    assert web.domain() == "shut off"
+    assert run.reconcile() == []
+
+
+def test_the_screen_through_a_tunnel(clean: Datacenter) -> None:  # noqa: F811
+    run.deploy(name="web", start="paused")
+    command = [sys.executable, "-m", "interfaces.cli.main", "vm", "vnc", "web", "--tunnel", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tunnel:
+        try:
+            assert tunnel.stdout is not None
+            text = ""
+            while not text.endswith("}\n"):
+                line = tunnel.stdout.readline()
+                assert line, tunnel.stderr.read() if tunnel.stderr else ""
+                text += line
+            told = json.loads(text)
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", told["local_port"]), timeout=20) as screen:
+                    assert screen.recv(12) == b"RFB 003.008\n"
+            tunnel.send_signal(signal.SIGINT)
+            assert tunnel.wait(20) == 0
+        finally:
+            tunnel.kill()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", told["local_port"]), timeout=5)
