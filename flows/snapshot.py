@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.abilities import abilities
 from tasks.batches import claimed, fenced, recorded
 from tasks.environment import environment
@@ -38,6 +39,7 @@ def snapshot(request: SnapshotRequest) -> str:
                 failure = f"{failure} What is left of it is removed by `vdc reconcile`: {left}"
             raise OperationFailed(failure, asked.claim.operation_id) from error
         recorded(record_taken, asked, size_mib)
+    telling.snapshot_result(asked, f"it can be taken back to {asked.label}.")
     return asked.claim.operation_id
 
 
@@ -51,6 +53,7 @@ def revert(request: RevertRequest) -> str:
     asked = claimed(claim_revert, request, abilities())
     with fenced(asked.claim) as fence:
         revert_and_record(asked, fence)
+    telling.snapshot_result(asked, f"back at {asked.label}, and {asked.becomes}.")
     return asked.claim.operation_id
 
 
@@ -75,4 +78,5 @@ def delete_snapshot(request: DeleteSnapshotRequest) -> str:
                 "`vdc reconcile` removes it.",
                 asked.claim.operation_id,
             ) from error
+    telling.snapshot_result(asked, f"snapshot {asked.label} is gone.")
     return asked.claim.operation_id

@@ -11,6 +11,7 @@ from vdc.claims.deploy import DeployClaim
 from vdc.claims.hosts import HostChecked
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move
+from vdc.claims.snapshot import SnapshotClaim
 from vdc.metering import Metered
 from vdc.model import MigrationResult, VmSpec
 from vdc.onboarding import Onboarded
@@ -98,6 +99,11 @@ def migrate_result(move: Move, result: MigrationResult | None, failure: str) -> 
     figures = (("Took", result.total_s), ("Stood still for", result.downtime_s))
     rows = [{"": what, "Time": "unknown" if s is None else f"{s:.3g} s"} for what, s in figures]
     publish("migrate-result", f"{move.spec.name} is on host {move.target.name}.", table(rows))
+
+
+def snapshot_result(asked: SnapshotClaim, said: str) -> None:
+    """Of making, going back to, or removing a snapshot."""
+    publish(f"{asked.act}-result", f"{asked.spec.name} on host {asked.spec.host.name}: {said}")
 
 
 def enroll_result(request: EnrollHostRequest, seen: HostChecked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -92,16 +93,16 @@ def snapshot(probe: Probe) -> None:
     say("\nA state to come back to: memory and disk, at an instant.")
     name = "web-1"
     address = _address(name)
-    then = float(says(probe, address)["uptime"])
     if LABEL not in {row["label"] for row in _snapshots(name)}:
         vdc("vm", "snapshot", "create", name, "--label", LABEL)
     vdc("vm", "snapshot", "list", name)
-    boot = says(probe, address)["boot_id"]
+    before = says(probe, address)
     vdc("vm", "snapshot", "revert", name, LABEL)
-    now = says(probe, address)
-    if now["boot_id"] != boot:
-        raise OperationFailed(f"{name} was started again instead of being taken back.", "")
-    say(f"  the same boot as before; its clock of {then:.0f} s is at {float(now['uptime']):.0f} s again")
+    after = says(probe, address)
+    clocks = [float(told["uptime"]) for told in (before, after)]
+    if after["boot_id"] != before["boot_id"] or clocks[1] >= clocks[0]:
+        raise OperationFailed(f"{name} was not taken back: it said {before}, then {after}.", "")
+    say(f"  the same boot, and back in time: up for {clocks[0]:.0f} s before, {clocks[1]:.0f} s after")
 
 
 def _address(name: str) -> str:
@@ -111,8 +112,6 @@ def _address(name: str) -> str:
 
 
 def _snapshots(name: str) -> list[dict[str, str]]:
-    import json
-
     rows: list[dict[str, str]] = json.loads(vdc("vm", "snapshot", "list", name, "--json", quiet=True))
     return rows
 
@@ -120,6 +119,9 @@ def _snapshots(name: str) -> list[dict[str, str]]:
 def scale_test() -> None:
     say(f"\nHow fast is this datacenter? {SCALE} machines made and removed, beside bare libvirt.")
     out = str(reports_dir() / "scale-test")
+    if machine(BIG[0]) is not None:
+        say(f"  measured before the rack was filled: {out}")
+        return
     options = ["--template", "tiny", "--count", str(SCALE), "--start", "paused", "--repetitions", "1"]
     vdc("scale-test", "run", *options, "--out", out)
 

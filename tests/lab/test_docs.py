@@ -61,7 +61,7 @@ def test_every_command_of_the_first_steps_works(newcomer: dict[str, str]) -> Non
     assert {line.split()[3] for line in ends[:2]} == {"h1", "h2"}, "the group keeps them apart"
 
 
-def test_the_demo_proves_four_machines_twice_and_leaves_nothing(newcomer: dict[str, str]) -> None:
+def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[str, str]) -> None:
     from deployments.lab.leftovers import leftovers
 
     demo = [sys.executable, "-m", "deployments.demo", "--lab", newcomer["VDC_LAB_ID"]]
@@ -84,6 +84,13 @@ def test_the_demo_proves_four_machines_twice_and_leaves_nothing(newcomer: dict[s
     assert sorted(name for _, name in proofs) == ["web-1", "web-2", "web-3", "web-4"]
     assert {host for host, _ in proofs} == {"h1", "h2"}
     assert "Prefect UI" in first
+    migrated = re.search(r"(\d+) requests: (\d+) lost or later than 1 s", first)
+    assert migrated
+    assert int(migrated[2]) <= 5
+    assert re.search(r"back in time: up for \d+ s before, \d+ s after", first)
+    assert re.search(r"deploy and terminate +ours / floor +ratio", first)
+    assert re.search(r"big-3 +acme +running +aws/eu-west-1a", first)
+    assert "Preview, not a bill" in first
     second = run()
     assert re.findall(r"on (h[12]):  hostname=(web-\d)", second) == proofs
     assert "vm deploy --template tiny --name" not in second, "what runs is left alone"
