@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
-from vdc.reading import MIGRATIONS, require_revision, unreadable
+from vdc.revision import MIGRATIONS, require_revision, unreadable
 from vdc.schema import Site, Tenant, new_id, utc_now
 
 WRITER_LOCK = 0x766463  # "vdc"

@@ -10,14 +10,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vdc.errors import Unready
+from vdc.revision import require_revision, unreadable
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE = "sqlite:///"
 
 Select = Callable[[str, dict[str, object]], list[tuple[Any, ...]]]
@@ -61,28 +59,6 @@ def instant(value: Any) -> datetime | None:
         return None
     found: datetime = value
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-
-
-@lru_cache(maxsize=1)
-def needed_revision() -> str:
-    """The schema that this program works with."""
-    # The file names sort by revision: reading alembic's own graph would cost every command its import.
-    return sorted(MIGRATIONS.joinpath("versions").glob("[0-9]*.py"))[-1].name.split("_")[0]
-
-
-def require_revision(found: str | None) -> None:
-    """Raise Unready, with what to type, where `found` is not the schema that this program needs."""
-    if found is None:
-        raise Unready("There is no inventory yet: make it with `vdc up`.")
-    if found != needed_revision():
-        raise Unready(
-            f"The inventory has schema {found}, this program needs {needed_revision()}: run `vdc up`."
-        )
-
-
-def unreadable(cause: object) -> Unready:
-    """The error for an inventory that cannot be opened."""
-    return Unready(f"The inventory cannot be opened: {cause}. Check the setting database_url.")
 
 
 def _revision(database: sqlite3.Connection) -> str | None:
