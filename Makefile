@@ -23,7 +23,7 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml | system-packages
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup  ## a datacenter on this machine: two hosts, four machines; stays up (needs root)
+demo: setup  ## a datacenter on this machine, from two hosts to a bill; stays up (needs root)
 	$(BIN)/python -m deployments.demo
 
 clean-demo: setup  ## take the demo down again, to the last process
