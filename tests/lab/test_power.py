@@ -15,8 +15,8 @@ import pytest
 
 from deployments.lab.probe import Probe, open_probe
 from tests.flows import run
+from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
-from tests.lab.test_flows import Datacenter, clean, datacenter  # noqa: F401 - fixtures
 from tests.typist import typing
 from vdc import catalog
 from vdc.inventory import read_session, write_session
@@ -84,11 +84,11 @@ class Guest:
 
 
 @pytest.fixture
-def probe(clean: Datacenter) -> Probe:  # noqa: F811
+def probe(clean: Datacenter) -> Probe:
     return open_probe(clean.lab.lab.lab_id, 300, "10.3.0.250/24")
 
 
-def test_the_same_boot_or_another(clean: Datacenter, probe: Probe) -> None:  # noqa: F811
+def test_the_same_boot_or_another(clean: Datacenter, probe: Probe) -> None:
     run.deploy(name="web", memory_mib=96)
     web = Guest(clean, probe, "web")
     first = web.boot_id()
@@ -120,7 +120,7 @@ def test_the_same_boot_or_another(clean: Datacenter, probe: Probe) -> None:  # n
     assert run.reconcile() == []
 
 
-def test_a_guest_that_does_not_listen_is_switched_hard(clean: Datacenter, probe: Probe) -> None:  # noqa: F811
+def test_a_guest_that_does_not_listen_is_switched_hard(clean: Datacenter, probe: Probe) -> None:
     with write_session(clean.url) as session:
         catalog.create_template(
             session,
@@ -148,7 +148,7 @@ def test_a_guest_that_does_not_listen_is_switched_hard(clean: Datacenter, probe:
     assert run.reconcile() == []
 
 
-def test_the_screen_through_a_tunnel(clean: Datacenter) -> None:  # noqa: F811
+def test_the_screen_through_a_tunnel(clean: Datacenter) -> None:
     run.deploy(name="web", start="paused")
     command = [sys.executable, "-m", "interfaces.cli.main", "vm", "vnc", "web", "--tunnel", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tunnel:
