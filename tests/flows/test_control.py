@@ -16,7 +16,7 @@ import pytest
 from deployments.control.process import Daemon, start_time
 from tests.flows.operator import Operator
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prefect, pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

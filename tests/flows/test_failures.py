@@ -317,11 +317,11 @@ def test_a_claim_that_cannot_be_written_never_was(site: Site, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("where", "fault", "expected"),
     [
-        ("flows.deploy.record_provisioned", False, [VmState.RUNNING, VmState.RUNNING]),
+        ("tasks.releasing.record_provisioned", False, [VmState.RUNNING, VmState.RUNNING]),
         ("tasks.batches.close_batch", False, [VmState.RUNNING, VmState.RUNNING]),
         # Not written down as failing, it is taken forward: what made it fail has passed.
         ("tasks.fanout.mark_failing", True, [VmState.RUNNING, VmState.RUNNING]),
-        ("flows.deploy.record_failed", True, [VmState.FAILED, VmState.RUNNING]),
+        ("tasks.releasing.record_failed", True, [VmState.FAILED, VmState.RUNNING]),
     ],
 )
 def test_an_outcome_that_cannot_be_written_is_found_again(

@@ -26,7 +26,7 @@ from vdc.requests import DeployRequest
 from vdc.schema import Operation, utc_now
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.alone]
 
 
 def _stop(site: Site, child: Child) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from vdc.settings import Settings
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.alone]
 
 
 class _Engine:

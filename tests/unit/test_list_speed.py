@@ -13,6 +13,8 @@ import pytest
 
 from deployments.bench.reading import fill
 
+pytestmark = pytest.mark.alone
+
 MACHINES = 2000
 SLOW = {"prefect", "sqlalchemy", "alembic", "pydantic", "libvirt", "paramiko", "lxml", "rich"}
 PROGRAM = """
