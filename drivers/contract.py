@@ -28,6 +28,7 @@ from vdc.model import (
     LaunchSpec,
     MigrationResult,
     NicSpec,
+    ShapeSeen,
     SnapshotSeen,
     SnapshotSpec,
     StorageUse,
@@ -162,6 +163,20 @@ class Hypervisor(Protocol):
         destination, None if it is here or on neither. Raises DriverFailure, and touches nothing, where it
         runs on both.
         """
+
+    def read_shape(self, spec: DomainSpec) -> ShapeSeen:
+        """What the domain has of CPUs, memory and disks."""
+
+    def ensure_shape(self, spec: DomainSpec, *, timeout_s: float) -> ShapeSeen:
+        """Give a domain that runs the vCPUs and the memory of its description, as far as its guest lets us.
+
+        More vCPUs are plugged in, fewer unplugged, memory taken or given back by its balloon; of what goes
+        beyond the bounds it was started with, or what its guest does not do within `timeout_s`, it keeps
+        what it had. Its description stays as it is, and so does a domain that is off. Returns what it has.
+        """
+
+    def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
+        """Make that one of its disks as large, also while it runs. A larger one stays as it is."""
 
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         """States kept in the domain's disks, by id; also where there is no such domain (any more)."""

@@ -12,6 +12,7 @@ from tasks.converging import (
     clean,
     finish,
     finish_leaving,
+    finish_resizes,
     observe,
     recover,
     release_due,
@@ -50,6 +51,7 @@ def reconcile() -> list[Finding]:
         findings += finish_leaving(differences.leaving, since)
         findings += settle(differences.settle, since)
         findings += remove_unfinished_snapshots(world, since)
+        findings += finish_resizes(world, since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += release_due(since)
         findings += converge_clouds(places.site, since)

@@ -18,12 +18,14 @@ from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
 from tasks.power import power_vm
 from tasks.releasing import make_machines
+from tasks.resizing import resize_and_record
 from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.hold import claim_due
 from vdc.claims.images import record_import_failed
 from vdc.claims.migrate import Move
+from vdc.claims.resize import Resize
 from vdc.claims.scale_test import machines_left, take_over_machines
 from vdc.claims.snapshot import MAKE, REVERT, SnapshotClaim
 from vdc.claims.terminate import claim_terminate
@@ -78,6 +80,7 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
     findings += _finish_switching(dead.switched, fence)
     findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
+    findings += [_finish_resize(asked, fence, "interrupted operation") for asked in dead.resizes]
     for claim in dead.others:
         recorded(partial(close, error=DIED), claim)
     for claim in dead.batches:
@@ -199,6 +202,22 @@ def _finish_snapshot(asked: SnapshotClaim, fence: Fence, found: str) -> Finding:
     except VdcError as error:
         return Finding(found, vm, host, f"not finished yet: {error}")
     return Finding(found, vm, host, f"snapshot {asked.label} removed")
+
+
+def finish_resizes(world: World, since: datetime) -> list[Finding]:
+    """Bring machines to their size that could not be reached when it was changed."""
+    claims = claimed(reconciliation.claim_unfinished_resizes, world, since=since)
+    with fenced(*(asked.claim for asked in claims)) as fence:
+        return [_finish_resize(asked, fence, "unfinished resize") for asked in claims]
+
+
+def _finish_resize(asked: Resize, fence: Fence, found: str) -> Finding:
+    vm, host = f"vm/{asked.spec.name}", asked.spec.host.name
+    try:
+        resize_and_record(asked, fence)
+    except VdcError as error:
+        return Finding(found, vm, host, f"not finished: {error}")
+    return Finding(found, vm, host, "resize finished")
 
 
 def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime) -> list[Finding]:

@@ -11,11 +11,12 @@ from prefect import task
 from drivers import registry
 from drivers.seed import build_seed
 from tasks import cloud_machines, timing
+from tasks.domains import domain_spec
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.errors import Superseded, VdcError
-from vdc.model import DiskAttachment, DomainSpec, VmSpec
+from vdc.model import VmSpec
 from vdc.operations import Fence
 from vdc.schema import utc_now
 
@@ -42,28 +43,6 @@ def _ensure_seed(spec: VmSpec) -> Iterator[Call]:
     content = build_seed(spec.context, spec.vm_id, spec.nics)
     store = registry.datastore(spec.seed_datastore_uri, spec.host, environment().access)
     yield partial(store.ensure_seed, spec.seed_file, content)
-
-
-def domain_spec(spec: VmSpec) -> DomainSpec:
-    """The machine as its host's libvirt is to know it."""
-    access = environment().access
-    return DomainSpec(
-        name=spec.domain,
-        vm_id=spec.vm_id,
-        vm_name=spec.name,
-        tenant=spec.tenant,
-        site=spec.site,
-        domain_type=spec.host.domain_type,
-        arch=spec.host.arch,
-        vcpu=spec.vcpu,
-        memory_mib=spec.memory_mib,
-        disks=tuple(
-            DiskAttachment(registry.datastore(d.datastore_uri, spec.host, access).path(d.file), d.format)
-            for d in spec.disks
-        ),
-        seed_path=registry.datastore(spec.seed_datastore_uri, spec.host, access).path(spec.seed_file),
-        nics=tuple(registry.network(n.vnet.uri, spec.host, access).attachment(n.vnet, n) for n in spec.nics),
-    )
 
 
 def ensure_defined(spec: VmSpec) -> Iterator[Call]:

@@ -11,8 +11,9 @@ from prefect import task
 from drivers import registry
 from drivers.contract import Hypervisor
 from tasks.batches import recorded
+from tasks.domains import domain_spec
 from tasks.environment import environment
-from tasks.machines import Call, domain_spec, ensure_networks, run_steps
+from tasks.machines import Call, ensure_networks, run_steps
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.claims.snapshot import SnapshotClaim, record_removed, record_unfinished

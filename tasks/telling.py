@@ -11,9 +11,10 @@ from vdc.claims.deploy import DeployClaim
 from vdc.claims.hosts import HostChecked
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move
+from vdc.claims.resize import WORDS, Resize, changes, size_of
 from vdc.claims.snapshot import SnapshotClaim
 from vdc.metering import Metered
-from vdc.model import MigrationResult, VmSpec
+from vdc.model import MigrationResult, Size, VmSpec
 from vdc.onboarding import Onboarded
 from vdc.reconciliation import Finding
 from vdc.records import Concluded
@@ -104,6 +105,28 @@ def migrate_result(move: Move, result: MigrationResult | None, failure: str) -> 
 def snapshot_result(asked: SnapshotClaim, said: str) -> None:
     """Of making, going back to, or removing a snapshot."""
     publish(f"{asked.act}-result", f"{asked.spec.name} on host {asked.spec.host.name}: {said}")
+
+
+def resize_plan(asked: Resize) -> None:
+    rows = [
+        {"": WORDS[row["what"]], "From": row["from"], "To": row["to"]}
+        for row in changes(size_of(asked.spec), asked.wanted, asked.wanted)
+    ]
+    left = "**Quota left**: " + (", ".join(asked.quota_left) or "no limit")
+    publish("resize-plan", f"{asked.spec.name} on host {asked.spec.host.name}.", table(rows), left)
+
+
+def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
+    """`has`: what it has now, if that was seen."""
+    came = [] if has is None else changes(size_of(asked.spec), asked.wanted, has)
+    rows = [
+        {"": WORDS[row["what"]], "From": row["from"], "To": row["to"], "When": row["when"]}
+        for row in came
+        if not error
+    ]
+    publish(
+        "resize-result", f"{asked.spec.name} on host {asked.spec.host.name}. {error}".strip(), table(rows)
+    )
 
 
 def enroll_result(request: EnrollHostRequest, seen: HostChecked) -> None:

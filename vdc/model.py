@@ -38,6 +38,18 @@ def nic_device(vm_id: str, index: int) -> str:
     return f"vd{vm_id.replace('-', '')[:10]}-{index}"
 
 
+MOST_VCPU = 255
+"""Of a machine of type `pc`, by libvirt."""
+
+
+def vcpu_room(vcpu: int) -> int:
+    """How many vCPUs a machine that is started with `vcpu` may have while it runs: twice as many, at least 4.
+
+    Each one that is not plugged in costs its guest some 100 KiB of memory, and its host nothing.
+    """
+    return max(vcpu, min(MOST_VCPU, max(4, 2 * vcpu)))
+
+
 @dataclass(frozen=True, slots=True)
 class HostRef:
     """A hypervisor host as drivers need it. `uri` is a libvirt URI, or `simulated://...`."""
@@ -221,6 +233,33 @@ class DomainSpec:
     disks: tuple[DiskAttachment, ...]
     seed_path: str | None
     nics: tuple[Attachment, ...]
+    max_vcpu: int = 0
+    """How many vCPUs it may have while it runs; 0: no more than it is started with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What of a machine can be changed, and is charged. The disk is its first one."""
+
+    vcpu: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeSeen:
+    """What a domain has, and how far that may be changed while it runs; of one that is off: its description.
+
+    `min_vcpu`: those it was started with, which cannot be unplugged. `disks_mib`: as its guest sees them.
+    """
+
+    running: bool
+    vcpu: int
+    min_vcpu: int
+    max_vcpu: int
+    memory_mib: int
+    max_memory_mib: int
+    disks_mib: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim, ImageTarget
 from vdc.claims.migrate import Move, migrating, move_of
+from vdc.claims.next_start import take_next
 from vdc.claims.power import BECOMES
+from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.model import DomainSeen, HostRef, ImageSpec
 from vdc.operations import Claim, Opening
@@ -37,7 +39,7 @@ from vdc.schema import (
     UsageEvent,
     Vm,
 )
-from vdc.states import CHARGED, HOLDING, SETTLED, Desired, VmState, check_move, usage_kind
+from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
 
 DIED = "The process that worked on it died; reconcile took it back."
 
@@ -105,6 +107,7 @@ class Dead:
     tests: tuple[Claim, ...] = ()
     """Scale tests: their machines are to go, whatever state they are in."""
     snapshots: tuple[SnapshotClaim, ...] = ()
+    resizes: tuple[Resize, ...] = ()
 
     @property
     def claims(self) -> list[Claim]:
@@ -114,6 +117,7 @@ class Dead:
             *(i.claim for i in self.images),
             *(m.claim for m in self.moves),
             *(s.claim for s in self.snapshots),
+            *(r.claim for r in self.resizes),
             *self.others,
             *self.batches,
             *self.tests,
@@ -140,12 +144,16 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     moves: list[Move] = []
     switched: list[tuple[PowerRequest, Machine]] = []
     snapshots: list[SnapshotClaim] = []
+    resizes: list[Resize] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in [r for r in rows if operations.takeable(r, lease_s)]:
         kind = str(row.open_key).partition(":")[0]
         if row.kind in (MAKE, REVERT, DELETE):
             snapshots.append(adopt(session, row))
+            continue
+        if row.kind == RESIZE:
+            resizes.append(adopt_resize(session, row))
             continue
         claim = operations.take_over(session, row)
         if kind == "vm" and row.kind in ("deploy", "terminate"):
@@ -175,6 +183,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(switched),
         tuple(claims["scale-test"]),
         tuple(snapshots),
+        tuple(resizes),
     )
 
 
@@ -426,8 +435,10 @@ def claim_machines(
     """
     rows = session.scalars(select(Vm).where(Vm.id.in_(vm_ids)).order_by(Vm.name)).all()
     free = [
-        replace(spec, start=_START.get(vm.desired, vm.desired)) if kind == "recover" else spec
-        for vm, spec in ((vm, specs.load(vm.spec)) for vm in rows)
+        replace(take_next(vm), start=_START.get(vm.desired, vm.desired))
+        if kind == "recover"
+        else specs.load(vm.spec)
+        for vm in rows
         if _untouched(session, vm.id, since)
     ]
     if not free:
@@ -477,6 +488,31 @@ def claim_unfinished_snapshots(
         if vm.id not in claims and _untouched(session, vm.id, since):
             claims[vm.id] = open_removal(session, vm, row, actor, flow_run_id)
     return list(claims.values())
+
+
+def claim_unfinished_resizes(
+    session: Session,
+    world: World,
+    *,
+    since: datetime,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> list[Resize]:
+    """Open an operation on each machine of which it is not known what size it has, on hosts that answer."""
+    seen = [host.host.name for host in world.hosts if not host.error]
+    query = (
+        select(Vm)
+        .join(Host, Host.id == Vm.host_id)
+        .where(Vm.resizing, Vm.state.in_(OPERATIONS[RESIZE]), Host.name.in_(seen))
+        .order_by(Vm.name)
+    )
+    resizes = []
+    for vm in session.scalars(query):
+        if _untouched(session, vm.id, since):
+            opening = Opening(RESIZE, "vm", vm.id, vm.name, {})
+            claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+            resizes.append(resize_of(session, vm, claim))
+    return resizes
 
 
 def adopt_states(

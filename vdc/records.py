@@ -14,9 +14,11 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from vdc import specs
 from vdc.claims.burst import PROVIDER
+from vdc.claims.resize import Resize, changes, resized, size_of
 from vdc.claims.snapshot import SnapshotClaim, make_current
-from vdc.model import VmSpec
+from vdc.model import Size, VmSpec
 from vdc.operations import Claim, close
 from vdc.schema import Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, utc_now
 from vdc.states import SETTLED, Desired, VmState, check_move, usage_kind
@@ -269,3 +271,27 @@ def record_reverted(
         _write_events(session, [Outcome(done.claim, done.spec, at)], (kind,))
     vm.state, vm.desired = state, Desired(state)
     vm.observed, vm.observed_at = state, at
+
+
+def record_resized(session: Session, done: Resize, has: Size | None, at: datetime, error: str = "") -> None:
+    """A machine whose size was changed, or (with an error) should have been.
+
+    `has` is what it was seen to have afterwards, `at` when; what it has not got yet comes at its next start.
+    None: it was not seen, and holds its place with the larger until reconcile goes on.
+    Raises Superseded where another process took the operation over.
+    """
+    before = size_of(done.spec)
+    told = None if has is None else {"changes": changes(before, done.wanted, has)}
+    close(session, done.claim, error=error or None, result=told)
+    if has is None:
+        return
+    spec = resized(done.spec, has)
+    if has != before:
+        _write_events(session, [Outcome(done.claim, spec, at)], ("resized",))
+    vm = session.get_one(Vm, spec.vm_id)
+    vm.vcpu, vm.memory_mib, vm.spec, vm.resizing = has.vcpu, has.memory_mib, specs.dump(spec), False
+    later = None if error else done.wanted
+    vm.next_vcpu = later.vcpu if later and later.vcpu != has.vcpu else None
+    vm.next_memory_mib = later.memory_mib if later and later.memory_mib != has.memory_mib else None
+    first = update(Disk).where(Disk.vm_id == vm.id, Disk.index == spec.disks[0].index)
+    session.execute(first.values(size_mib=has.disk_mib))

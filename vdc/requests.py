@@ -125,6 +125,20 @@ class MigrateRequest(Request):
         return f"{self.vm} to {self.to}" if self.to else self.vm
 
 
+class ResizeRequest(Request):
+    """Give a machine more or less; what it cannot take while it runs, it has from its next start on."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    vcpu: int | None = Field(title="vCPU", default=None, description="Virtual CPUs; None: as it is.")
+    memory_mib: int | None = Field(
+        title="Memory (MiB)", default=None, description="Memory in MiB; None: as it is."
+    )
+    disk_mib: int | None = Field(
+        title="Disk (MiB)", default=None, description="Size of its first disk in MiB, which only grows."
+    )
+
+
 class SnapshotRequest(Request):
     """Keep a machine's present state, to be able to take it back."""
 

@@ -304,6 +304,11 @@ class Vm(Base):
     observed_at: Mapped[datetime | None]
     vcpu: Mapped[int]
     memory_mib: Mapped[int]
+    next_vcpu: Mapped[int | None]
+    next_memory_mib: Mapped[int | None]
+    """What it is to have, where that is not what it has: until then it holds its place with the larger."""
+    resizing: Mapped[bool] = mapped_column(default=False)
+    """Its size is being changed. Without an open operation: its host was away; reconcile goes on."""
     spec: Mapped[dict[str, Any]]
     """The complete `vdc.model.VmSpec`: all that is needed to make it again, or to remove it."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

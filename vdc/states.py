@@ -114,6 +114,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "console": frozenset({VmState.RUNNING}),
     "vnc": frozenset({VmState.RUNNING, VmState.PAUSED}),
     "migrate": frozenset({VmState.RUNNING}),
+    "resize": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),

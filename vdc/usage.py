@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from vdc.errors import QuotaExceeded
@@ -23,14 +23,18 @@ class Use:
     disk_mib: int = 0
 
 
+VCPU = case((Vm.next_vcpu > Vm.vcpu, Vm.next_vcpu), else_=Vm.vcpu)
+MEMORY_MIB = case((Vm.next_memory_mib > Vm.memory_mib, Vm.next_memory_mib), else_=Vm.memory_mib)
+"""What a machine holds: one that shrinks frees it once that is done, one that grows has it before."""
+
 QUOTA_WORDS = (("vms", "machines"), ("vcpu", "vCPU"), ("memory_mib", "MiB memory"), ("disk_mib", "MiB disk"))
 
 
 def tenant_use(session: Session, tenant_id: str) -> Use:
     vms, vcpu, memory = session.execute(
-        select(
-            func.count(), func.coalesce(func.sum(Vm.vcpu), 0), func.coalesce(func.sum(Vm.memory_mib), 0)
-        ).where(Vm.tenant_id == tenant_id, Vm.state.in_(HOLDING))
+        select(func.count(), func.coalesce(func.sum(VCPU), 0), func.coalesce(func.sum(MEMORY_MIB), 0)).where(
+            Vm.tenant_id == tenant_id, Vm.state.in_(HOLDING)
+        )
     ).one()
     disk = session.scalar(
         select(func.coalesce(func.sum(Disk.size_mib), 0))
@@ -52,7 +56,7 @@ def check_quota(session: Session, tenant: Tenant, adding: Use) -> list[str]:
         if limit is None:
             continue
         used, more = getattr(use, name), getattr(adding, name)
-        if used + more > limit:
+        if more and used + more > limit:
             passed.append(f"{used} of {limit} {word} used, {more} more asked")
         else:
             left.append(f"{limit - used - more} of {limit} {word}")
@@ -76,7 +80,7 @@ def _used(session: Session) -> dict[str | None, Use]:
     used: dict[str | None, Use] = {}
     for host_id in (Vm.host_id, Vm.target_host_id):
         for where, vms, vcpu, memory_mib in session.execute(
-            select(host_id, func.count(), func.sum(Vm.vcpu), func.sum(Vm.memory_mib))
+            select(host_id, func.count(), func.sum(VCPU), func.sum(MEMORY_MIB))
             .where(Vm.state.in_(HOLDING), host_id.is_not(None))
             .group_by(host_id)
         ):

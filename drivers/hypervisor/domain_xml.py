@@ -77,7 +77,7 @@ def _domain(spec: DomainSpec) -> etree._Element:
         _element("uuid", spec.vm_id),
         _element("metadata", owner),
         _element("memory", str(spec.memory_mib), unit="MiB"),
-        _element("vcpu", str(spec.vcpu)),
+        _vcpu(spec),
         _element("os", os_type, _element("boot", dev="hd")),
         _element("features", *_features(spec.arch, emulated)),
         *_cpu(spec),
@@ -88,6 +88,12 @@ def _domain(spec: DomainSpec) -> etree._Element:
         _devices(spec),
         type=spec.domain_type,
     )
+
+
+def _vcpu(spec: DomainSpec) -> etree._Element:
+    if spec.max_vcpu <= spec.vcpu:
+        return _element("vcpu", str(spec.vcpu))
+    return _element("vcpu", str(spec.max_vcpu), current=str(spec.vcpu))
 
 
 def _features(arch: str, emulated: bool) -> list[etree._Element]:

@@ -25,7 +25,7 @@ from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import domain_xml, migration, power, snapshots
+from drivers.hypervisor import domain_xml, migration, power, shape, snapshots
 from drivers.hypervisor.console import LibvirtConsole
 from drivers.ssh import Ssh
 from vdc.errors import (
@@ -46,6 +46,7 @@ from vdc.model import (
     HostRef,
     HostUse,
     MigrationResult,
+    ShapeSeen,
     SnapshotSeen,
     SnapshotSpec,
     VncEndpoint,
@@ -221,7 +222,8 @@ class LibvirtHypervisor:
                         f"{self._host.name}: a domain {spec.name} exists there which is not ours.",
                         host=self._host.name,
                     )
-                owner = _read_owner(domain)
+                # A domain that runs has a second description, of what it was started with.
+                owner = _read_owner(domain, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
                 if owner is not None and owner.spec == domain_xml.spec_hash(xml):
                     return False
             conn.defineXMLFlags(xml, 0)
@@ -434,6 +436,31 @@ class LibvirtHypervisor:
         # Too late, or there is no such job any more: what then is, is looked at anyway.
         with contextlib.suppress(InvalidState, NotFound, DriverFailure):
             self._call(f"aborting the migration of {name}", lambda conn: conn.lookupByName(name).abortJob())
+
+    def read_shape(self, spec: DomainSpec) -> ShapeSeen:
+        return self._call(
+            f"reading what {spec.name} has",
+            lambda conn: shape.read(conn.lookupByName(spec.name), len(spec.disks)),
+        )
+
+    def ensure_shape(self, spec: DomainSpec, *, timeout_s: float) -> ShapeSeen:
+        if self.read_shape(spec).running:
+            self._snapshot_call(
+                f"changing the CPUs of {spec.name}",
+                lambda conn: shape.plug(conn.lookupByName(spec.name), spec.vcpu),
+            )
+            shape.balloon(self._snapshot_call, spec.name, spec.memory_mib, timeout_s)
+        return self.read_shape(spec)
+
+    def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
+        def grow(conn: libvirt.virConnect) -> bool | None:
+            domain = _lookup(conn, spec.name)
+            if domain is None or not domain.isActive():
+                return None
+            return shape.grow_running(domain, index, size_mib)
+
+        grown = self._snapshot_call(f"growing a disk of {spec.name}", grow)
+        return shape.grow_file(self._shell, spec, index, size_mib) if grown is None else grown
 
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         return snapshots.seen(self._kept(spec))
@@ -685,11 +712,11 @@ def _lookup(conn: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
         raise
 
 
-def _read_owner(domain: libvirt.virDomain) -> domain_xml.Owner | None:
+def _read_owner(domain: libvirt.virDomain, flags: int = 0) -> domain_xml.Owner | None:
     """Our metadata in a domain; None if it has none, or is gone by now."""
     try:
         return domain_xml.read_owner(
-            domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE)
+            domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, flags)
         )
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_GONE):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import vdc.errors
-from drivers.simulated import snapshots
+from drivers.simulated import shapes, snapshots
 from drivers.simulated.store import CALLS, POLL_S, SCHEMA, Datacenter, close, datacenter, uri
 from vdc.errors import Conflict, Invalid, NotFound, Transient
-from vdc.model import HostFacts, HostRef
+from vdc.model import HostFacts, HostRef, ShapeSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +215,19 @@ class Simulation:
         with self._db.transaction() as db:
             db.execute("INSERT OR IGNORE INTO deaf VALUES (?)", (domain,))
 
+    def give_nothing_back(self, domain: str) -> None:
+        """The guest has no balloon driver, and does not let go of its CPUs."""
+        with self._db.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO rigid VALUES (?)", (domain,))
+
+    def shape(self, host: str, domain: str) -> ShapeSeen:
+        """What it has, as its guest sees it; of one that is off, what it is described with."""
+        with self._db.transaction() as db:
+            _, place = _first_disk(db, domain)
+            size = "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?"
+            disks = tuple(int(found[0]) for found in db.execute(size, place))
+            return shapes.seen(db.execute, host, domain, disks)
+
     def boots(self, domain: str) -> int:
         """How often the guest began anew: starts, reboots and resets."""
         return int(self._one("SELECT coalesce(sum(n), 0) FROM boots WHERE domain = ?", (domain,)))
@@ -234,7 +247,8 @@ class Simulation:
 
     def add_foreign_domain(self, host: str, name: str, state: str = "running") -> None:
         """A domain without our metadata, as somebody makes with virsh."""
-        row = (host, name, str(uuid.uuid4()), "", "", state, '{"files": [], "nics": []}')
+        spec = {"files": [], "nics": [], "size": {"vcpu": 1, "max_vcpu": 1, "memory_mib": 32}}
+        row = (host, name, str(uuid.uuid4()), "", "", state, json.dumps(spec))
         with self._db.transaction() as db:
             db.execute("INSERT INTO domains VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
@@ -258,6 +272,7 @@ class Simulation:
                 (target, state, source, name),
             )
             _must_change(copied, f"domain {name} on {source}")
+            shapes.carry(db.execute, name, source, target)
 
     def set_uplink(self, host: str, switch: str, present: bool) -> None:
         """Take the switch from a host (with what it carried), or give it back."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
-from drivers.simulated import power, snapshots
+from drivers.simulated import power, shapes, snapshots
 from drivers.simulated.console import SimulatedConsole
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
@@ -21,6 +21,7 @@ from vdc.model import (
     HostRef,
     HostUse,
     MigrationResult,
+    ShapeSeen,
     SnapshotSeen,
     SnapshotSpec,
     VncEndpoint,
@@ -42,7 +43,7 @@ WHERE d.host = ? AND d.state IN ('running', 'paused') ORDER BY d.name
 
 
 class SimulatedHypervisor:
-    """Domains of one host. Memory and vCPUs are facts only: libvirt does not enforce them either."""
+    """Domains of one host. How many fit is not looked at: libvirt does not do so either."""
 
     def __init__(self, host: HostRef, access: Access) -> None:
         self.capabilities = CAPABILITIES
@@ -124,6 +125,7 @@ class SimulatedHypervisor:
             if state != "paused":
                 self._start(call, name, json.loads(spec))
                 if state != "suspended":
+                    shapes.boot(call.execute, self._host, name, json.loads(spec)["size"])
                     power.boot(call, name)
             call.execute(
                 "UPDATE domains SET state = ? WHERE host = ? AND name = ?",
@@ -252,6 +254,7 @@ class SimulatedHypervisor:
             )
             spec = call.one("SELECT spec FROM domains WHERE host = ? AND name = ?", (self._host, name))[0]
             peer._start(call, name, json.loads(spec))
+            shapes.carry(call.execute, name, self._host, peer._host)
             if progress:
                 with call.outside():
                     progress(0, MIB)
@@ -292,6 +295,41 @@ class SimulatedHypervisor:
         call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
         call.execute("DELETE FROM domains WHERE host = ? AND name = ?", (self._host, name))
 
+    def read_shape(self, spec: DomainSpec) -> ShapeSeen:
+        with self._call("read_shape", spec.name) as call:
+            return self._shape(call, spec)
+
+    def _shape(self, call: Call, spec: DomainSpec) -> ShapeSeen:
+        places = [snapshots.place(call.execute, self._host, disk.path) for disk in spec.disks]
+        size = "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?"
+        disks_mib = tuple(int(row[0]) for place in places if (row := call.one(size, place)))
+        return shapes.seen(call.execute, self._host, spec.name, disks_mib)
+
+    def ensure_shape(self, spec: DomainSpec, *, timeout_s: float) -> ShapeSeen:
+        with self._call("ensure_shape", spec.name) as call:
+            has = self._shape(call, spec)
+            if has.running:
+                shapes.plug(call.execute, self._host, spec.name, has, spec.vcpu)
+                call.fail_if("halfway")
+                shapes.balloon(call.execute, self._host, spec.name, has, spec.memory_mib)
+            return self._shape(call, spec)
+
+    def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
+        with self._call("ensure_disk_grown", spec.name) as call:
+            place = snapshots.place(call.execute, self._host, spec.disks[index].path)
+            row = call.one(
+                "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?", place
+            )
+            if row is None:
+                raise call.failure(f"Could not open '{spec.disks[index].path}': No such file or directory")
+            if row[0] >= size_mib:
+                return False
+            call.execute(
+                "UPDATE files SET virtual_mib = ? WHERE datastore = ? AND host = ? AND name = ?",
+                (size_mib, *place),
+            )
+            return True
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         with self._call("read_snapshots", spec.name) as call:
             return snapshots.seen(call.execute, self._disks(call, spec))
@@ -331,6 +369,7 @@ class SimulatedHypervisor:
             if after == "stopped":
                 return
             self._start(call, spec.name, json.loads(_encoded(spec)))
+            shapes.boot(call.execute, self._host, spec.name, shapes.described(spec))
             if snapshot.kind == "memory":
                 call.execute("REPLACE INTO memory_content VALUES (?, ?, ?)", (self._host, spec.name, memory))
             self._set_state(call, spec.name, after)
@@ -370,7 +409,8 @@ def _encoded(spec: DomainSpec) -> str:
     """What a start needs of the description, and all of it for comparison (`asdict` would take 0.1 ms)."""
     files = [disk.path for disk in spec.disks] + ([spec.seed_path] if spec.seed_path else [])
     nics = [{"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id} for nic in spec.nics]
-    return json.dumps({"files": files, "nics": nics, "spec": repr(spec)})
+    size = shapes.described(spec)
+    return json.dumps({"files": files, "nics": nics, "size": size, "spec": repr(spec)})
 
 
 def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:

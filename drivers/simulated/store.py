@@ -46,6 +46,9 @@ CALLS = (
     "hypervisor.open_console",
     "hypervisor.ensure_migrated",
     "hypervisor.ensure_settled",
+    "hypervisor.read_shape",
+    "hypervisor.ensure_shape",
+    "hypervisor.ensure_disk_grown",
     "hypervisor.read_snapshots",
     "hypervisor.ensure_snapshot",
     "hypervisor.ensure_reverted",
@@ -122,6 +125,12 @@ CREATE TABLE domains(
     host TEXT NOT NULL, name TEXT NOT NULL, uuid TEXT NOT NULL, vm_id TEXT NOT NULL, site TEXT NOT NULL,
     state TEXT NOT NULL, spec TEXT NOT NULL, PRIMARY KEY (host, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX domain_uuid ON domains(host, uuid);
+-- What domains that run have; of others, their description says it. And guests that give nothing back.
+CREATE TABLE shapes(
+    host TEXT NOT NULL, domain TEXT NOT NULL, vcpu INTEGER NOT NULL, min_vcpu INTEGER NOT NULL,
+    max_vcpu INTEGER NOT NULL, memory_mib INTEGER NOT NULL, max_memory_mib INTEGER NOT NULL,
+    PRIMARY KEY (host, domain)) WITHOUT ROWID;
+CREATE TABLE rigid(domain TEXT PRIMARY KEY) WITHOUT ROWID;
 -- Guests that do not listen to the power button, and how often each was booted.
 CREATE TABLE deaf(domain TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE boots(domain TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;

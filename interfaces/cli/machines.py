@@ -26,7 +26,7 @@ SELECT vms.id, vms.name, tenants.name, vms.state, vms.desired,
        coalesce(hosts.name, clouds.name || '/' || vms.zone), vms.vcpu, vms.memory_mib,
        templates.name, vms.created_at, vms.observed, vms.observed_at, vms.ended_at,
        clouds.name, vms.instance_id, vms.instance_type, vms.zone, vms.hourly_price, vms.cloud_address,
-       vms.protected, vms.hold_until
+       vms.protected, vms.hold_until, vms.next_vcpu, vms.next_memory_mib
 FROM vms JOIN tenants ON tenants.id = vms.tenant_id LEFT JOIN hosts ON hosts.id = vms.host_id
 LEFT JOIN clouds ON clouds.id = vms.cloud_id JOIN templates ON templates.id = vms.template_id
 {_WHICH}
@@ -78,7 +78,7 @@ def machines(*, tenant: str = "", ended: bool = False, vm_id: str = "", batch: s
 
 def _row(vm: tuple[Any, ...], addresses: Rows, disks: Rows) -> dict[str, Any]:
     id_, name, tenant, state, desired, host, vcpu, memory, template, created, seen, seen_at, end = vm[:13]
-    cloud, instance, kind, zone, price, address, protected, hold_until = vm[13:]
+    cloud, instance, kind, zone, price, address, protected, hold_until, next_vcpu, next_memory = vm[13:]
     live = state in HOLDING
     if cloud and live and address:
         # It has no card of ours: the address is the provider's.
@@ -98,6 +98,8 @@ def _row(vm: tuple[Any, ...], addresses: Rows, disks: Rows) -> dict[str, Any]:
         else None,
         "vcpu": vcpu,
         "memory_mib": memory,
+        "next_vcpu": next_vcpu,
+        "next_memory_mib": next_memory,
         "template": template,
         "addresses": addresses,
         "disks": disks,

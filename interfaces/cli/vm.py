@@ -19,6 +19,7 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.resize import resize
 from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
 from interfaces.cli.snapshot import group as snapshot
 from interfaces.cli.snapshot import tree
@@ -28,10 +29,11 @@ from vdc.settings import load
 
 @click.group()
 def group() -> None:
-    """Machines: deploy, list, show, start, stop, migrate, terminate, and what else can be done to them."""
+    """Machines: deploy, list, show, start, stop, migrate, resize, terminate, and what else can be done."""
 
 
 group.add_command(migrate)
+group.add_command(resize)
 for command in (*power.COMMANDS, *hold.COMMANDS, *screen.COMMANDS):
     group.add_command(command)
 group.add_command(snapshot)
@@ -69,6 +71,9 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     if row["protected"]:
         fields["protected"] = "against deletion"
     fields["size"] = f"{row['vcpu']} vCPU, {human_mib(row['memory_mib'])} memory"
+    if row["next_vcpu"] or row["next_memory_mib"]:
+        vcpu, memory_mib = row["next_vcpu"] or row["vcpu"], row["next_memory_mib"] or row["memory_mib"]
+        fields["from its next start on"] = f"{vcpu} vCPU, {human_mib(memory_mib)} memory"
     if instance := row["instance"]:
         fields["instance"] = (
             f"{instance['id'] or 'not yet'}, {instance['type']}, {instance['hourly_price']} an hour"

@@ -75,6 +75,9 @@ class Hand(Protocol):
     def silence(self, name: str) -> None:
         """See to it that the guest does not listen to the power button."""
 
+    def harden(self, name: str) -> None:
+        """See to it that the guest gives neither memory nor CPUs back."""
+
     def virtual_size_mib(self, file: str) -> int:
         """The size that a guest would see."""
 

@@ -113,6 +113,9 @@ class LabHand:
     def silence(self, name: str) -> None:
         """There is no system on the disk, thus nobody who would listen."""
 
+    def harden(self, name: str) -> None:
+        """There is no system on the disk, thus no driver of a balloon."""
+
     def virtual_size_mib(self, file: str) -> int:
         info = subprocess.run(
             ["qemu-img", "info", "--output=json", "-U", str(self._shared / file)],

@@ -64,6 +64,9 @@ class SimulatedHand:
     def silence(self, name: str) -> None:
         self._simulation.ignore_acpi(name)
 
+    def harden(self, name: str) -> None:
+        self._simulation.give_nothing_back(name)
+
     def virtual_size_mib(self, file: str) -> int:
         return self._simulation.virtual_size_mib("store", file)
 

@@ -16,6 +16,7 @@ from vdc.requests import (
     MachinesRequest,
     MigrateRequest,
     PowerRequest,
+    ResizeRequest,
     RevertRequest,
     ScaleTestRequest,
     SnapshotRequest,
@@ -39,6 +40,12 @@ def migrate(vm: str, to: str = "") -> str:
     from flows.migrate import migrate as flow
 
     return flow(MigrateRequest(vm=vm, to=to))
+
+
+def resize(vm: str, **sizes: int) -> str:
+    from flows.resize import resize as flow
+
+    return flow(ResizeRequest(vm=vm, **sizes))
 
 
 def power(verb: str, *vms: str, **options: Any) -> str:

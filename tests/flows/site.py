@@ -215,6 +215,7 @@ class Site:
                 spec = specs.load(vm.spec)
                 if spec.cloud or (vm.state == VmState.HELD and vm.id not in made):
                     continue
+                self._assert_size(session, vm, spec)
                 off = VmState.STOPPED if vm.state == VmState.HELD else vm.state
                 domains.setdefault(spec.host.name, {})[spec.domain] = off
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
@@ -229,6 +230,17 @@ class Site:
         assert seen["ports"] == {h: sorted(names) for h, names in ports.items()}
         assert set(seen["files"].get("shared", {})) == files
         assert self.sim.snapshots() == snapshots
+
+    def _assert_size(self, session: Session, vm: Vm, spec: VmSpec) -> None:
+        """Rows, spec and host say the same of CPUs, memory and disks."""
+        assert not vm.resizing, f"it is not known what {vm.name} has"
+        disks = tuple(session.scalars(select(Disk.size_mib).where(Disk.vm_id == vm.id).order_by(Disk.index)))
+        rows = (vm.vcpu, vm.memory_mib, disks)
+        assert (spec.vcpu, spec.memory_mib, tuple(d.size_mib for d in spec.disks)) == rows
+        if vm.state == VmState.SUSPENDED:
+            return  # its memory says what it has
+        seen = self.sim.shape(spec.host.name, spec.domain)
+        assert (seen.vcpu, seen.memory_mib, seen.disks_mib) == rows, f"{vm.name} has another size"
 
     def assert_sound(self) -> None:
         """What may never be otherwise, also while something is under way."""

@@ -74,6 +74,15 @@ def test_other_architectures_are_valid(schema: etree.RelaxNG, domain_type: str, 
     check(schema, domain(arch=arch, domain_type=domain_type))
 
 
+def test_room_for_more_vcpus(schema: etree.RelaxNG) -> None:
+    vcpu = check(schema, domain(vcpu=2, max_vcpu=4)).find("vcpu")
+    assert vcpu is not None
+    assert (vcpu.text, vcpu.get("current")) == ("4", "2")
+    full = check(schema, domain(vcpu=4, max_vcpu=4)).find("vcpu")
+    assert full is not None
+    assert (full.text, full.get("current")) == ("4", None)
+
+
 def test_names_with_nasty_characters_stay_what_they_are(schema: etree.RelaxNG) -> None:
     path = "/srv/v dc/a&b<'\">.qcow2"
     disks = (DiskAttachment(path, "qcow2"),)

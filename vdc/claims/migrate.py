@@ -112,7 +112,9 @@ def _place(
     excluded = {host.id: reason for host in hosts.values() if (reason := _unfit(host, vm, spec, abilities))}
     datastore_id = session.scalars(select(Disk.datastore_id).where(Disk.vm_id == vm.id)).first()
     networks = frozenset(nic.vnet.uri for nic in spec.nics)
-    shape = Shape(vm.vcpu, vm.memory_mib, datastore_id or "", networks)
+    # It may be about to get more: that too must be there.
+    vcpu, memory_mib = max(vm.vcpu, vm.next_vcpu or 0), max(vm.memory_mib, vm.next_memory_mib or 0)
+    shape = Shape(vcpu, memory_mib, datastore_id or "", networks)
     group = session.get(PlacementGroup, vm.group_id) if vm.group_id else None
     placement = place(
         1,

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from vdc import specs
 from vdc.claims.batch import Batch, adopt_batch, open_batch
+from vdc.claims.next_start import take_next
 from vdc.claims.terminate import find_vms
 from vdc.errors import Invalid, InvalidState, Unsupported
 from vdc.model import VmSpec
@@ -58,12 +59,17 @@ def claim_power(
         request.verb,
         label_of(vms),
         request.model_dump(mode="json"),
-        [specs.load(vm.spec) for vm in vms],
+        [take_next(vm) if _is_off(vm) and request.verb == "start" else specs.load(vm.spec) for vm in vms],
         actor=actor,
         flow_run_id=flow_run_id,
     )
     session.execute(update(Vm).where(Vm.id.in_([vm.id for vm in vms])).values(desired=BECOMES[request.verb]))
     return batch
+
+
+def _is_off(vm: Vm) -> bool:
+    """One that is suspended goes on as what it was."""
+    return vm.state == VmState.STOPPED
 
 
 def _check(vm: Vm, request: PowerRequest) -> None:
