@@ -445,10 +445,7 @@ class LibvirtHypervisor:
 
     def ensure_shape(self, spec: DomainSpec, *, timeout_s: float) -> ShapeSeen:
         if self.read_shape(spec).running:
-            self._snapshot_call(
-                f"changing the CPUs of {spec.name}",
-                lambda conn: shape.plug(conn.lookupByName(spec.name), spec.vcpu),
-            )
+            shape.plug(self._snapshot_call, spec.name, spec.vcpu, timeout_s)
             shape.balloon(self._snapshot_call, spec.name, spec.memory_mib, timeout_s)
         return self.read_shape(spec)
 

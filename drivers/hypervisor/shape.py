@@ -25,7 +25,11 @@ WATCH_S = 0.2
 STILL_S = 10.0
 """A guest whose balloon has not moved for so long has none, or does not get any further."""
 
-_UNPLUG_FAILED = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_FAILED)
+_UNPLUG_FAILED = (
+    libvirt.VIR_ERR_OPERATION_TIMEOUT,
+    libvirt.VIR_ERR_OPERATION_FAILED,
+    libvirt.VIR_ERR_INTERNAL_ERROR,
+)
 
 
 def read(domain: libvirt.virDomain, disks: int) -> ShapeSeen:
@@ -56,17 +60,30 @@ def device(index: int) -> str:
     return f"vd{chr(ord('a') + index)}"
 
 
-def plug(domain: libvirt.virDomain, vcpu: int) -> None:
-    """Plug vCPUs in, or unplug them, if that is within what it was started with. Raises libvirtError."""
-    seen = read(domain, 0)
-    if not seen.min_vcpu <= vcpu <= seen.max_vcpu or vcpu == seen.vcpu:
-        return
-    try:
-        domain.setVcpusFlags(vcpu, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    except libvirt.libvirtError as error:
-        if vcpu > seen.vcpu or error.get_error_code() not in _UNPLUG_FAILED:
-            raise
-        log.info("The guest of %s does not let go of its CPUs: %s", domain.name(), error)
+def plug(call: Caller, name: str, vcpu: int, timeout_s: float) -> None:
+    """Plug vCPUs in, or unplug them, if that is within what it was started with.
+
+    A guest that has not let go of them by the deadline keeps them.
+    """
+
+    def ask(conn: libvirt.virConnect) -> bool:
+        domain = conn.lookupByName(name)
+        seen = read(domain, 0)
+        if not seen.min_vcpu <= vcpu <= seen.max_vcpu or vcpu == seen.vcpu:
+            return True
+        try:
+            domain.setVcpusFlags(vcpu, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except libvirt.libvirtError as error:
+            if vcpu > seen.vcpu or error.get_error_code() not in _UNPLUG_FAILED:
+                raise
+            log.info("The guest of %s does not let go of its CPUs yet: %s", name, error)
+            return False
+        return True
+
+    deadline = time.monotonic() + timeout_s
+    # libvirt waits five seconds, one CPU after the other; a busy guest may take longer.
+    while not call(f"changing the CPUs of {name}", ask) and time.monotonic() < deadline:
+        time.sleep(WATCH_S)
 
 
 def balloon(call: Caller, name: str, memory_mib: int, timeout_s: float) -> None:

@@ -3,6 +3,7 @@ start, and that rows, hosts and bill say the same whatever fails and whoever is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,79 @@ def test_where_it_goes_there_must_be_room_for_what_it_is_to_have(web: Site) -> N
     run.migrate("web", "h2")
     assert has(web) == MADE
     assert row(web).next_vcpu == 8
+
+
+# -- as typed --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vdc(web: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a command about `web`; returns its exit code."""
+    from interfaces.cli.errors import guarded
+    from interfaces.cli.main import cli
+
+    # This process has been told of its Prefect server before.
+    monkeypatch.setattr("interfaces.cli.running.use_prefect", lambda: None)
+
+    def run_command(*arguments: str) -> int:
+        return guarded(lambda: cli.main(list(arguments), prog_name="vdc", standalone_mode=False), arguments)
+
+    return run_command
+
+
+def test_a_plan_says_what_comes_when_and_touches_nothing(
+    web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = web.rows()
+    sizes = ("--vcpu", "2", "--memory-mib", "512", "--disk-mib", "100")
+    assert vdc("vm", "resize", "web", *sizes, "--plan") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Would resize web on h1:"
+    assert [line.split()[:1] for line in told[2:5]] == [["vCPU"], ["memory"], ["disk"]]
+    assert "at its next start" in told[3]
+    assert "it was started with 128 MiB" in told[3]
+    assert vdc("vm", "resize", "web", *sizes, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [(c["what"], c["from"], c["to"], c["when"]) for c in plan["changes"]] == [
+        ("vcpu", 1, 2, "now"),
+        ("memory_mib", 128, 512, "at its next start"),
+        ("disk_mib", 64, 100, "now"),
+    ]
+    assert float(plan["cost_per_month"]) > 0
+    assert web.rows() == rows
+    assert {c.call for c in web.sim.log()[-2:]} == {"hypervisor.read_shape"}
+
+
+def test_it_is_done_as_typed_and_shown(
+    web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vdc("vm", "resize", "web", "--vcpu", "2", "--memory-mib", "512") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in told[2:4]] == [
+        ["vCPU", "1", "2", "now"],
+        ["memory", "MiB", "128", "512", "at", "its", "next", "start"],
+    ]
+    assert vdc("vm", "show", "web") == 0
+    assert "from its next start on  2 vCPU, 512 MiB memory" in capsys.readouterr().out
+    assert vdc("vm", "resize", "web", "--disk-mib", "80", "--json") == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["changes"] == [
+        {"what": "memory_mib", "from": 128, "to": 512, "when": "at its next start"},
+        {"what": "disk_mib", "from": 64, "to": 80, "when": "now"},
+    ]
+    assert has(web) == Size(2, 128, 80)
+
+
+def test_a_host_that_is_away_is_a_refusal_and_no_size_is_usage(
+    web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = web.rows()
+    assert vdc("vm", "resize", "web") == 2
+    assert vdc("vm", "resize", "web", "--vcpu", "many") == 2
+    web.sim.host_down("h1")
+    assert vdc("vm", "resize", "web", "--vcpu", "2") == 3
+    assert "Machine web cannot be looked at" in capsys.readouterr().err
+    assert web.rows() == rows
 
 
 # -- what is refused -------------------------------------------------------------------------------------
