@@ -26,5 +26,6 @@ def domain_spec(spec: VmSpec) -> DomainSpec:
         ),
         seed_path=registry.datastore(spec.seed_datastore_uri, spec.host, access).path(spec.seed_file),
         nics=tuple(registry.network(n.vnet.uri, spec.host, access).attachment(n.vnet, n) for n in spec.nics),
-        max_vcpu=vcpu_room(spec.vcpu),
+        # QEMU 7.2 was seen to die when a CPU was plugged into a guest that it emulates.
+        max_vcpu=vcpu_room(spec.vcpu) if spec.host.domain_type == "kvm" else 0,
     )
