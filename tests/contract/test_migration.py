@@ -11,6 +11,7 @@ import pytest
 from drivers.contract import Hypervisor
 from tests.contract.bench import Bench, Drivers, Machine
 from vdc.errors import DriverFailure, HostUnreachable
+from vdc.model import MigrationTuning
 
 TIMEOUT_S = 120.0
 
@@ -79,6 +80,13 @@ def test_what_it_took_is_told(pair: Pair) -> None:
     assert told.downtime_s is not None
     assert 0 <= told.downtime_s < 10
     assert told.total_s < TIMEOUT_S
+
+
+def test_it_may_be_told_how_hard_to_press(pair: Pair) -> None:
+    pair.here.hypervisor.ensure_started(pair.name)
+    tuning = MigrationTuning(bandwidth_mib_s=200, max_downtime_ms=500, auto_converge=True)
+    pair.here.hypervisor.ensure_migrated(pair.name, pair.destination, tuning=tuning, timeout_s=TIMEOUT_S)
+    assert pair.states() == (None, "running")
 
 
 def test_migrated_twice_is_migrated_once_and_it_can_come_back(pair: Pair) -> None:
