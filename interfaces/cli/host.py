@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -190,8 +191,7 @@ def _print_drain_plan(name: str, claim: Any, as_json: bool) -> None:
     print_table(moves, ("name", "tenant", "to", "how"))
     if claim.left:
         print_line("What would stay, and why:")
-        print_table([{"name": o.name, "state": o.state, "why": o.why} for o in claim.left],
-                    ("name", "state", "why"))  # fmt: skip
+        print_table([asdict(one) for one in claim.left], ("name", "state", "why"))
     note("Nothing was touched.")
 
 

@@ -58,7 +58,7 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    how = "as it is stopped, nothing runs meanwhile" if plan["cold"] else "it goes on running"
+    how = "it is stopped, and stays so" if plan["cold"] else "it goes on running"
     print_line(f"Would migrate {plan['name']} from {plan['from']} to {plan['to']}: {how}.")
     print_line("Hosts:")
     for line in plan["placement"]:
