@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vdc.model import (
+    UNTUNED,
     Attachment,
     DiskSpec,
     DomainCounters,
@@ -27,6 +28,7 @@ from vdc.model import (
     InstanceSeen,
     LaunchSpec,
     MigrationResult,
+    MigrationTuning,
     NicSpec,
     ShapeSeen,
     SnapshotSeen,
@@ -145,14 +147,15 @@ class Hypervisor(Protocol):
         name: str,
         destination: HostRef,
         *,
+        tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float,
     ) -> MigrationResult:
         """Bring a running domain to another host without stopping it; go on with a migration under way.
 
-        Its disks and networks must be there. `progress(done_bytes, total_bytes)` is called while it runs;
-        one that takes longer than `timeout_s` is aborted (DriverFailure). An error does not say where the
-        domain is: `ensure_settled` does.
+        Its disks and networks must be there. `tuning` is of a migration that this call begins.
+        `progress(done_bytes, total_bytes)` is called while it runs; one that takes longer than `timeout_s` is
+        aborted (DriverFailure). An error does not say where the domain is: `ensure_settled` does.
         """
 
     def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:

@@ -1,4 +1,4 @@
-"""Move a running machine to another host."""
+"""Move a machine to another host."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from flows.settings import flow_options
 from tasks import telling
 from tasks.abilities import abilities
 from tasks.batches import claimed, fenced
-from tasks.migration import migrate_vm, settle_and_record
+from tasks.migration import move_and_record
 from vdc.claims.migrate import claim_migrate
-from vdc.errors import OperationFailed, Superseded, VdcError
+from vdc.errors import OperationFailed
 from vdc.requests import MigrateRequest
 
 
 @flow(name="migrate", flow_run_name="migrate {request.label}", **flow_options())
 def migrate(request: MigrateRequest) -> str:
-    """Reserve the machine's place, bring it there while it runs, see where it is, write that down.
+    """Reserve the machine's place, bring it there, see where it is, write that down.
 
     Returns the operation's id. Raises Refused before anything is touched, OperationFailed where the machine
     stayed where it was, or where it could not be seen which of the two hosts it is on.
@@ -24,22 +24,7 @@ def migrate(request: MigrateRequest) -> str:
     move = claimed(claim_migrate, request, abilities())
     with fenced(move.claim) as fence:
         telling.migrate_plan(move)
-        failure = ""
-        try:
-            migrate_vm(move, fence)
-        except Superseded:
-            raise
-        except VdcError as error:
-            failure = str(error)
-        try:
-            result = settle_and_record(move, fence, failure)
-        except Superseded:
-            raise
-        except VdcError as error:
-            raise OperationFailed(
-                f"It could not be seen where {move.spec.name} is: {error} `vdc reconcile` goes on. {failure}",
-                move.claim.operation_id,
-            ) from error
+        result, failure = move_and_record(move, fence)
         telling.migrate_result(move, result, failure)
     if result is None:
         raise OperationFailed(

@@ -182,7 +182,7 @@ def _settle(move: Move, fence: Fence, found: str) -> Finding:
         return Finding(found, vm, f"{move.spec.host.name}, {move.target.name}", f"not settled yet: {error}")
     if moved:
         return Finding(found, vm, move.target.name, "migration finished")
-    return Finding(found, vm, move.spec.host.name, "migration did not happen; it runs where it was")
+    return Finding(found, vm, move.spec.host.name, "migration did not happen; it is where it was")
 
 
 def remove_unfinished_snapshots(world: World, since: datetime) -> list[Finding]:

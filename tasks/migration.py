@@ -1,4 +1,4 @@
-"""Moving one running machine to another host, and finding out where it is."""
+"""Moving one machine to another host, and finding out where it is."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from functools import partial
 from prefect import task
 
 from drivers import registry
-from drivers.contract import Datastore
+from drivers.contract import Datastore, Hypervisor
 from tasks import progress
 from tasks.batches import recorded
 from tasks.environment import environment
-from tasks.machines import Call, Step, ensure_networks, remove_ports, run_steps
+from tasks.machines import Call, Step, ensure_defined, ensure_networks, remove_ports, run_steps
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.claims.migrate import Move, record_settled, record_unsettled
-from vdc.errors import DriverFailure, Superseded, VdcError
+from vdc.errors import DriverFailure, OperationFailed, Superseded, VdcError
 from vdc.model import MigrationResult, VmSpec
 from vdc.operations import Fence
 
@@ -52,12 +52,16 @@ PREPARE: Mapping[str, Step] = {"ensure network": ensure_networks, "find disks": 
 
 @task(name="migrate-vm", task_run_name="migrate {move.spec.name} to {move.target.name}", **retrying())
 def migrate_vm(move: Move, fence: Fence) -> MigrationResult:
-    """Make the target ready and bring the running machine there. Goes on with a migration under way.
+    """Make the target ready and bring the machine there. Goes on with a migration under way.
 
     Where this raises, the machine may be on either host: `settle_vm` finds out.
     """
     there = Machine(move.claim, replace(move.spec, host=move.target))
     run_steps(PREPARE, there, fence)
+    if move.cold:
+        run_steps({"define": ensure_defined}, there, fence)
+        run_steps({"undefine": _undefine}, Machine(move.claim, move.spec), fence)
+        return MigrationResult(None, None)
     results: list[MigrationResult] = []
 
     def migrate(spec: VmSpec) -> Iterator[Call]:
@@ -66,6 +70,7 @@ def migrate_vm(move: Move, fence: Fence) -> MigrationResult:
             hypervisor.ensure_migrated(
                 spec.domain,
                 move.target,
+                tuning=move.tuning,
                 progress=partial(_report, f"migrating {spec.name}"),
                 timeout_s=environment().settings.migration_timeout_s,
             )
@@ -73,6 +78,23 @@ def migrate_vm(move: Move, fence: Fence) -> MigrationResult:
 
     run_steps({"migrate": migrate}, Machine(move.claim, move.spec), fence)
     return results[0]
+
+
+def _undefine(spec: VmSpec) -> Iterator[Call]:
+    hypervisor = registry.hypervisor(spec.host, environment().access)
+    yield partial(_require_off, hypervisor, spec)
+    yield partial(hypervisor.ensure_removed, spec.domain)
+
+
+def _require_off(hypervisor: Hypervisor, spec: VmSpec) -> None:
+    """Removing a domain powers it off, and somebody may have started it behind our back."""
+    seen = hypervisor.read_domain(spec.domain)
+    if seen is not None and seen.state not in ("stopped", "crashed"):
+        raise DriverFailure(
+            f"{spec.host.name}: domain {spec.domain} is {seen.state} there, though nobody asked vdc "
+            "for that. `vdc reconcile` adopts it; then migrate it again.",
+            host=spec.host.name,
+        )
 
 
 def _report(what: str, done_bytes: int, total_bytes: int) -> None:
@@ -99,6 +121,29 @@ def settle_vm(move: Move, fence: Fence) -> MigrationResult | None:
         # Where the machine is, is known. A port without its domain carries nothing.
         log.warning("Ports of %s may be left on host %s: %s", move.spec.name, left.name, error)
     return results[0]
+
+
+def move_and_record(move: Move, fence: Fence) -> tuple[MigrationResult | None, str]:
+    """Move the machine, see where it is, write that down: its result there, or why it stayed.
+
+    Raises OperationFailed where it could not be seen which of the two hosts it is on.
+    """
+    failure = ""
+    try:
+        migrate_vm(move, fence)
+    except Superseded:
+        raise
+    except VdcError as error:
+        failure = str(error)
+    try:
+        return settle_and_record(move, fence, failure), failure
+    except Superseded:
+        raise
+    except VdcError as error:
+        raise OperationFailed(
+            f"It could not be seen where {move.spec.name} is: {error} `vdc reconcile` goes on. {failure}",
+            move.claim.operation_id,
+        ) from error
 
 
 def settle_and_record(move: Move, fence: Fence, failure: str) -> MigrationResult | None:

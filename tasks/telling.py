@@ -8,6 +8,7 @@ from tasks.artifacts import bullets, publish, table
 from vdc.billing import BillsClaim, Issued
 from vdc.claims.batch import Batch
 from vdc.claims.deploy import DeployClaim
+from vdc.claims.drain import Drain
 from vdc.claims.hosts import HostChecked
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move
@@ -18,7 +19,7 @@ from vdc.model import MigrationResult, Size, VmSpec
 from vdc.onboarding import Onboarded
 from vdc.reconciliation import Finding
 from vdc.records import Concluded
-from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest
+from vdc.requests import DeployRequest, DrainRequest, EnrollHostRequest, ImportImageRequest
 from vdc.tariff import Tariff
 
 LISTED = "`vdc vm list --all`"
@@ -97,6 +98,9 @@ def migrate_result(move: Move, result: MigrationResult | None, failure: str) -> 
     if result is None:
         publish("migrate-result", f"{move.spec.name} stayed on host {move.spec.host.name}: {failure}")
         return
+    if move.cold:
+        publish("migrate-result", f"{move.spec.name} is on host {move.target.name}, stopped.")
+        return
     figures = (("Took", result.total_s), ("Stood still for", result.downtime_s))
     rows = [{"": what, "Time": "unknown" if s is None else f"{s:.3g} s"} for what, s in figures]
     publish("migrate-result", f"{move.spec.name} is on host {move.target.name}.", table(rows))
@@ -127,6 +131,13 @@ def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
     publish(
         "resize-result", f"{asked.spec.name} on host {asked.spec.host.name}. {error}".strip(), table(rows)
     )
+
+
+def drain_plan(request: DrainRequest, claim: Drain) -> None:
+    moves = [{"Machine": m.spec.name, "To": m.target.name, "Cold": m.cold or ""} for m in claim.moves]
+    left = [{"Stays": one.name, "State": one.state, "Why": one.why} for one in claim.left]
+    summary = f"{_many(len(moves), 'machine')} to leave host {request.host}, {len(left)} to stay."
+    publish("drain-plan", summary, table(moves), table(left))
 
 
 def enroll_result(request: EnrollHostRequest, seen: HostChecked) -> None:

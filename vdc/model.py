@@ -300,6 +300,20 @@ class VncEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationTuning:
+    """How hard a live migration may press on the network and on the guest. None: as the hypervisor does."""
+
+    bandwidth_mib_s: int | None = None
+    max_downtime_ms: int | None = None
+    """How long the guest may stand still at the end; the migration goes on until that is enough."""
+    auto_converge: bool = False
+    """Slow the guest down where it writes its memory faster than that is sent."""
+
+
+UNTUNED = MigrationTuning()
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationResult:
     """What a migration took, as the hypervisor counted it; None where its figures are no longer there.
 

@@ -113,29 +113,46 @@ def open_many(
             f"{taken.started_at:%H:%M:%S} UTC (operation {taken.id}). Wait for it; "
             "if its process died, `vdc reconcile` finishes it."
         )
-    now, me = utc_now(), owner()
     rows = [
-        {
-            "id": o.operation_id or new_id(),
-            "parent_id": parent_id,
-            "kind": o.kind,
-            "object": f"{o.object_kind}/{o.object_name}",
-            "object_id": o.object_id,
-            "open_key": key,
-            "requested_by": actor,
-            "flow_run_id": flow_run_id,
-            "spec": dict(o.spec),
-            "owner": me,
-            "epoch": 1,
-            "attempts": 1,
-            "heartbeat_at": now,
-            "started_at": now,
-        }
+        _row(o, actor, flow_run_id, parent_id) | {"open_key": key}
         for o, key in zip(openings, keys, strict=True)
     ]
     if rows:
         session.execute(insert(Operation), rows)
     return [Claim(str(row["id"]), 1) for row in rows]
+
+
+def _row(opening: Opening, actor: str, flow_run_id: str | None, parent_id: str | None) -> dict[str, Any]:
+    now = utc_now()
+    return {
+        "id": opening.operation_id or new_id(),
+        "parent_id": parent_id,
+        "kind": opening.kind,
+        "object": f"{opening.object_kind}/{opening.object_name}",
+        "object_id": opening.object_id,
+        "requested_by": actor,
+        "flow_run_id": flow_run_id,
+        "spec": dict(opening.spec),
+        "owner": owner(),
+        "epoch": 1,
+        "attempts": 1,
+        "heartbeat_at": now,
+        "started_at": now,
+    }
+
+
+def write_refused(
+    session: Session,
+    opening: Opening,
+    error: str,
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
+    parent_id: str | None = None,
+) -> None:
+    """Write into the journal what was refused of a batch whose other parts go on; it was never open."""
+    over = {"finished_at": utc_now(), "outcome": "failed", "error": error}
+    session.execute(insert(Operation), [_row(opening, actor, flow_run_id, parent_id) | over])
 
 
 def open_one(session: Session, opening: Opening, *, actor: str, flow_run_id: str | None = None) -> Claim:

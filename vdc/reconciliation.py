@@ -168,6 +168,9 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             asked = session.get_one(Operation, row.parent_id).spec
             machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec))
             switched.append((PowerRequest.model_validate(asked), machine))
+        elif row.kind == "drain":
+            # Over once its machines are; the host stays disabled.
+            claims["batch"].append(claim)
         elif kind == "image" and row.kind == "import":
             images.append(_image_claim(session, claim, row.object_id))
         else:

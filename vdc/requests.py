@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vdc.model import MigrationTuning
+
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -114,15 +116,36 @@ class ScaleTestRequest(Request):
 
 
 class MigrateRequest(Request):
-    """Move a running machine to another host; it goes on running."""
+    """Move a machine to another host: it goes on running, or stays stopped."""
 
     vm: str = Field(title="Machine", description="Name or id of the machine.")
     tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
     to: str = Field(title="To host", default="", description="Name of the host; empty: the best one.")
+    bandwidth_mib_s: int | None = Field(
+        title="Bandwidth (MiB/s)", default=None, description="At most this much network; None: all there is."
+    )
+    max_downtime_ms: int | None = Field(
+        title="Longest standstill (ms)",
+        default=None,
+        description="Milliseconds that the machine may stand still at the end; None: as QEMU does (300).",
+    )
+    auto_converge: bool = Field(
+        default=False, description="Slow the machine down where it writes its memory faster than it is sent."
+    )
 
     @property
     def label(self) -> str:
         return f"{self.vm} to {self.to}" if self.to else self.vm
+
+    @property
+    def tuning(self) -> MigrationTuning:
+        return MigrationTuning(self.bandwidth_mib_s, self.max_downtime_ms, self.auto_converge)
+
+
+class DrainRequest(Request):
+    """Move all machines away from a host, which takes no new ones any more."""
+
+    host: str = Field(description="Name of the host.")
 
 
 class ResizeRequest(Request):

@@ -40,6 +40,8 @@ class Settings:
     call_timeout_s: float = 60.0
     migration_timeout_s: float = 600.0
     """A migration that takes longer is aborted: the machine stays where it is."""
+    drain_concurrency: int = 2
+    """How many machines are moved at the same time when a host is drained."""
     suspend_timeout_s: float = 600.0
     """Saving a machine's memory that takes longer is aborted: the machine runs on."""
     snapshot_timeout_s: float = 600.0

@@ -68,6 +68,7 @@ MOVES: dict[VmState, frozenset[VmState]] = {
             VmState.PAUSED,
             VmState.SUSPENDED,
             VmState.HELD,
+            VmState.MIGRATING,
             VmState.MISSING,
             VmState.TERMINATING,
         }
@@ -76,7 +77,7 @@ MOVES: dict[VmState, frozenset[VmState]] = {
         {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MISSING, VmState.TERMINATING}
     ),
     # Whatever happens on the way, it ends where the domain is; only then can it become something else.
-    VmState.MIGRATING: frozenset({VmState.RUNNING}),
+    VmState.MIGRATING: frozenset({VmState.RUNNING, VmState.STOPPED}),
     VmState.MISSING: frozenset(
         {VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.SUSPENDED, VmState.TERMINATING}
     ),
@@ -113,8 +114,8 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "release": frozenset({VmState.HELD}),
     "console": frozenset({VmState.RUNNING}),
     "vnc": frozenset({VmState.RUNNING, VmState.PAUSED}),
-    "migrate": frozenset({VmState.RUNNING}),
     "resize": frozenset({VmState.RUNNING, VmState.STOPPED}),
+    "migrate": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
@@ -125,8 +126,11 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
 }
 """What may be asked of a machine in which states (docs/states.md is made of it)."""
 
-CHARGED = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
-"""States in which a machine pays for vCPU and memory; the disk is paid for as long as there is one."""
+CHARGED = frozenset({VmState.RUNNING, VmState.PAUSED})
+"""States in which a machine pays for vCPU and memory; the disk is paid for as long as there is one.
+
+One that migrates pays as before: it ends as what it was.
+"""
 
 
 def usage_kind(old: VmState, new: VmState) -> str:

@@ -18,7 +18,7 @@ whose host answers and does not have it.
 
 """
 
-AS_BEFORE = (VmState.MISSING, VmState.TERMINATING)
+AS_BEFORE = (VmState.MIGRATING, VmState.MISSING, VmState.TERMINATING)
 
 MIDDLE = """
 ## What may become what

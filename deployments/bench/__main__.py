@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from deployments.bench import planning, reading, real_lab, simulated
+from deployments.bench import migrating, planning, reading, real_lab, simulated
 from deployments.bench.figures import Figures, describe_machine, say
 from deployments.bench.house import House, house
 from vdc.errors import VdcError
 
-PARTS = ("cli", "placement", "simulated", "lab", "fast")
+PARTS = ("cli", "placement", "simulated", "lab", "fast", "migrate")
 
 
 def main() -> int:
@@ -51,17 +51,20 @@ def _run(home: House, options: argparse.Namespace, figures: Figures) -> None:
         planning.measure(options.repetitions, figures)
     if "simulated" in wanted:
         simulated.measure(home, figures)
-    if "lab" in wanted or "fast" in wanted:
+    if {"lab", "fast", "migrate"} & set(wanted):
         with real_lab.lab() as start:
             prepared = False
-            for part, name in (("lab", real_lab.NORMAL), ("fast", real_lab.FAST)):
+            for part, name in (("lab", real_lab.NORMAL), ("migrate", ""), ("fast", real_lab.FAST)):
                 if part not in wanted:
                     continue
                 running = start(part == "fast")
                 if not prepared:
                     real_lab.prepare(home, running, options.machines)
                     prepared = True
-                real_lab.measure(home, name, options.machines, options.repetitions, figures)
+                if part == "migrate":
+                    migrating.measure(home, running, 2 * options.repetitions, figures)
+                else:
+                    real_lab.measure(home, name, options.machines, options.repetitions, figures)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

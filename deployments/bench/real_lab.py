@@ -93,6 +93,7 @@ def prepare(house: House, running: Lab, machines: int) -> None:
                 uri=host.uri,
                 host_key=host.fingerprint,
                 domain_type="qemu",
+                migration_address=host.migration_address,
                 datastores=["lab"],
                 # Paused machines use no CPU.
                 cpu_overcommit=60.0,

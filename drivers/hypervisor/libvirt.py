@@ -15,6 +15,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ from vdc.errors import (
     VdcError,
 )
 from vdc.model import (
+    UNTUNED,
     DomainCounters,
     DomainSeen,
     DomainSpec,
@@ -46,6 +48,7 @@ from vdc.model import (
     HostRef,
     HostUse,
     MigrationResult,
+    MigrationTuning,
     ShapeSeen,
     SnapshotSeen,
     SnapshotSpec,
@@ -126,6 +129,8 @@ class LibvirtHypervisor:
         self._ssh = ssh
         self._conn: libvirt.virConnect | None = None
         self._opening = threading.Lock()
+        self._idle: deque[libvirt.virConnect] = deque()
+        """Connections for calls that take long, kept for the next one: opening one costs an SSH session."""
         self._owners: dict[str, domain_xml.Owner] = {}
         _all.add(self)
 
@@ -299,6 +304,7 @@ class LibvirtHypervisor:
         name: str,
         destination: HostRef,
         *,
+        tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float,
     ) -> MigrationResult:
@@ -316,7 +322,7 @@ class LibvirtHypervisor:
                 f"{self._host.name}: domain {name} does not run there: it cannot be migrated.",
                 host=self._host.name,
             )
-        self._migrate(name, destination, deadline, progress)
+        self._migrate(name, destination, tuning, deadline, progress)
         return peer._read_migration(name)
 
     def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
@@ -350,34 +356,34 @@ class LibvirtHypervisor:
         self,
         name: str,
         destination: HostRef,
+        tuning: MigrationTuning,
         deadline: float,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         """Have libvirt migrate the domain, and watch it. At the deadline it is aborted."""
         what = f"migrating {name} to {destination.name}"
         uri = migration.peer_uri(destination, self._access.peer_scheme)
-        data = migration.data_uri(destination)
-        params = {libvirt.VIR_MIGRATE_PARAM_URI: data} if data else {}
         failures: list[libvirt.libvirtError] = []
         # A connection of its own: until the call returns, others on the same one would wait (measured).
-        conn = self._open(self._access.connect_timeout_s)
+        conn = self._take_connection()
 
         def run() -> None:
             try:
-                conn.lookupByName(name).migrateToURI3(uri, params, migration.FLAGS)
+                migration.start(conn.lookupByName(name), uri, destination, tuning)
             except libvirt.libvirtError as error:
                 failures.append(error)
             finally:
-                with contextlib.suppress(libvirt.libvirtError):
-                    conn.close()
+                self._idle.append(conn)
 
         thread = threading.Thread(target=run, name=what, daemon=True)
         thread.start()
         aborted = False
-        while thread.is_alive():
+        while True:
             thread.join(WATCH_S)
+            if not thread.is_alive():
+                break
             self._report(name, progress)
-            if time.monotonic() < deadline or not thread.is_alive():
+            if time.monotonic() < deadline:
                 continue
             if aborted:
                 raise TimedOut(f"{self._host.name}: {what} did not end, not even when it was aborted.")
@@ -582,6 +588,17 @@ class LibvirtHypervisor:
             with contextlib.suppress(libvirt.libvirtError):
                 conn.close()
 
+    def _take_connection(self) -> libvirt.virConnect:
+        """One that nobody else uses: an idle one that is alive, or a new one."""
+        while True:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                return self._open(self._access.connect_timeout_s)
+            with contextlib.suppress(libvirt.libvirtError):
+                if conn.isAlive():
+                    return conn
+
     def ensure_removed(self, name: str) -> bool:
         """Remove a domain of ours. Raises DriverFailure for one that is not."""
 
@@ -603,17 +620,21 @@ class LibvirtHypervisor:
         return self._call(f"removing domain {name}", ensure)
 
     def close(self) -> None:
-        """Close the connection; the next call opens a new one."""
+        """Close the connections; the next call opens a new one."""
         with self._opening:
-            conn, self._conn = self._conn, None
-        if conn is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                conn.close()
+            conns, self._conn = [self._conn, *self._idle], None
+            self._idle.clear()
+        for conn in conns:
+            if conn is not None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    conn.close()
 
     def _forget(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            conn._o = None  # else collecting it would close it
+        for conn in (self._conn, *self._idle):
+            if conn is not None:
+                conn._o = None  # else collecting it would close it
+        self._conn = None
+        self._idle = deque()
         self._opening = threading.Lock()
 
     def _owner(self, domain: libvirt.virDomain) -> domain_xml.Owner | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import libvirt
 
 from vdc.errors import Invalid
-from vdc.model import HostRef, MigrationResult
+from vdc.model import HostRef, MigrationResult, MigrationTuning
 
 FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
@@ -80,6 +80,19 @@ def _busy(domain: libvirt.virDomain) -> bool:
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
             return False
         raise
+
+
+def start(domain: libvirt.virDomain, uri: str, destination: HostRef, tuning: MigrationTuning) -> None:
+    """Have the source's libvirt migrate the domain; returns when it has. Raises libvirtError."""
+    params: dict[str, str | int] = {}
+    if data := data_uri(destination):
+        params[libvirt.VIR_MIGRATE_PARAM_URI] = data
+    if tuning.bandwidth_mib_s is not None:
+        params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = tuning.bandwidth_mib_s
+    if tuning.max_downtime_ms is not None:
+        # No parameter of the migration itself. QEMU keeps it should the machine stay here.
+        domain.migrateSetMaxDowntime(tuning.max_downtime_ms)
+    domain.migrateToURI3(uri, params, FLAGS | (libvirt.VIR_MIGRATE_AUTO_CONVERGE * tuning.auto_converge))
 
 
 def judge(here: Standing | None, there: Standing | None) -> Verdict | None:

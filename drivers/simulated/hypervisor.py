@@ -14,6 +14,7 @@ from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import HostUnreachable, NotFound
 from vdc.model import (
+    UNTUNED,
     DomainCounters,
     DomainSeen,
     DomainSpec,
@@ -21,6 +22,7 @@ from vdc.model import (
     HostRef,
     HostUse,
     MigrationResult,
+    MigrationTuning,
     ShapeSeen,
     SnapshotSeen,
     SnapshotSpec,
@@ -234,6 +236,7 @@ class SimulatedHypervisor:
         name: str,
         destination: HostRef,
         *,
+        tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float,
     ) -> MigrationResult:
@@ -272,7 +275,8 @@ class SimulatedHypervisor:
                 raise call.failure(f"domain {name} runs there and on {peer._host}: stop one of them by hand")
             if there is not None and (here is None or there in ("running", "paused")):
                 self._forget(call, name)
-                return MigrationResult(0.0, DOWNTIME_S)
+                on = there in power.ON
+                return MigrationResult(0.0, DOWNTIME_S) if on else MigrationResult(None, None)
             peer._forget(call, name)
             return None
 

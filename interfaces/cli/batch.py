@@ -11,8 +11,14 @@ from vdc.errors import OperationFailed
 COLUMNS = ("name", "tenant", "state", "host", "vcpu", ("memory_mib", "MEM MIB"), "template", "address", "id")
 
 
-def run_batch(load_flow: Any, request: Any, as_json: bool) -> None:
-    """Run a flow that returns a batch's operation, and print its machines. Raises what the flow raises."""
+NONE_YET = "No machine yet. Make one: vdc vm deploy --template NAME"
+
+
+def run_batch(load_flow: Any, request: Any, as_json: bool, *, empty: str = NONE_YET) -> None:
+    """Run a flow that returns a batch's operation, and print its machines; `empty` where there was none.
+
+    Raises what the flow raises.
+    """
     from interfaces.cli import listings
     from interfaces.cli.running import run_flow
     from interfaces.cli.session import reading
@@ -34,10 +40,10 @@ def run_batch(load_flow: Any, request: Any, as_json: bool) -> None:
         if not as_json:
             print_machines(rows, as_json, error=True)
         raise failed
-    print_machines(rows, as_json)
+    print_machines(rows, as_json, empty=empty)
 
 
-def print_machines(rows: Rows, as_json: bool, *, error: bool = False) -> None:
+def print_machines(rows: Rows, as_json: bool, *, error: bool = False, empty: str = NONE_YET) -> None:
     if as_json:
         print_json(rows)
         return
@@ -48,7 +54,7 @@ def print_machines(rows: Rows, as_json: bool, *, error: bool = False) -> None:
     print_table(
         shown,
         (*COLUMNS, *more, *["error"] * error),
-        empty="No machine yet. Make one: vdc vm deploy --template NAME",
+        empty=empty,
     )
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from interfaces.cli import listings
-from interfaces.cli.output import human_mib, json_option, print_fields, print_json, print_line, print_table
+from interfaces.cli.output import (
+    human_mib,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+)
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
-from vdc.errors import Invalid, NotFound
+from vdc.errors import Invalid, NotFound, OperationFailed
 
 
 @click.group()
@@ -128,6 +137,62 @@ def enable(name: str) -> None:
 def disable(name: str) -> None:
     """Let a host take no new machines; those it has run on."""
     _set(name, False)
+
+
+@group.command()
+@click.argument("name")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would go where; touch nothing.")
+@json_option
+def drain(name: str, only_plan: bool, as_json: bool) -> None:
+    """Move all machines to other hosts; the host takes no new ones until it is enabled."""
+    from interfaces.cli.batch import run_batch
+    from tasks.abilities import abilities
+    from vdc.claims.drain import claim_drain
+    from vdc.requests import DrainRequest
+
+    request = DrainRequest(host=name)
+    with reading():
+        can = abilities()
+    with writing(commit=False) as session:
+        claim = claim_drain(session, request, can, actor=actor())
+    if only_plan:
+        _print_drain_plan(name, claim, as_json)
+        return
+    for one in claim.left:
+        note(f"{one.name} stays: {one.why}")
+
+    def load_flow() -> Any:
+        from flows.drain import drain as flow
+
+        return flow
+
+    try:
+        run_batch(load_flow, request, as_json, empty=f"Host {name} had no machine.")
+    except OperationFailed:
+        note(f"Host {name} takes no new machines; another `vdc host drain {name}` goes on.")
+        raise
+    note(f"Host {name} takes no new machines until `vdc host enable {name}`.")
+
+
+def _print_drain_plan(name: str, claim: Any, as_json: bool) -> None:
+    moves = [
+        {
+            "name": move.spec.name,
+            "tenant": move.spec.tenant,
+            "to": move.target.name,
+            "how": "cold" if move.cold else "live",
+        }
+        for move in claim.moves
+    ]
+    if as_json:
+        print_json({"host": name, "moves": moves, "left": claim.left})
+        return
+    print_line(f"Would disable host {name} and move {len(moves)} machine{'s' * (len(moves) != 1)}:")
+    print_table(moves, ("name", "tenant", "to", "how"))
+    if claim.left:
+        print_line("What would stay, and why:")
+        print_table([asdict(one) for one in claim.left], ("name", "state", "why"))
+    note("Nothing was touched.")
 
 
 def _set(name: str, enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""`vdc vm migrate`: a running machine to another host."""
+"""`vdc vm migrate`: a machine to another host."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from vdc.access import actor
 @click.argument("name")
 @click.option("--to", default="", help="Host to go to; none given: the best one.")
 @click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+@click.option("--bandwidth-mib-s", type=int, help="At most this much network; none given: all there is.")
+@click.option("--max-downtime-ms", type=int, help="How long it may stand still at the end (QEMU: 300).")
+@click.option("--auto-converge", is_flag=True, help="Slow it down where it writes faster than is sent.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
-def migrate(name: str, to: str, tenant: str, only_plan: bool, as_json: bool) -> None:
-    """Move a running machine to another host; it goes on running."""
+def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
+    """Move a machine to another host: it goes on running, or stays stopped."""
     from interfaces.cli.running import run_flow
     from interfaces.cli.session import reading, writing
     from tasks.abilities import abilities
     from vdc.claims.migrate import claim_migrate
     from vdc.requests import MigrateRequest
 
-    request = MigrateRequest(vm=name, tenant=tenant, to=to)
+    request = MigrateRequest(vm=name, **options)
     # The plan first: what cannot be is refused at once, without a flow run.
     with reading():
         can = abilities()
@@ -36,6 +39,7 @@ def migrate(name: str, to: str, tenant: str, only_plan: bool, as_json: bool) -> 
                 "name": move.spec.name,
                 "from": move.spec.host.name,
                 "to": move.target.name,
+                "cold": move.cold,
                 "placement": move.said,
             },
             as_json,
@@ -54,7 +58,8 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    print_line(f"Would migrate {plan['name']} from {plan['from']} to {plan['to']}.")
+    how = "it is stopped, and stays so" if plan["cold"] else "it goes on running"
+    print_line(f"Would migrate {plan['name']} from {plan['from']} to {plan['to']}: {how}.")
     print_line("Hosts:")
     for line in plan["placement"]:
         print_line(f"  {line}")
@@ -70,6 +75,9 @@ def _print_result(operation_id: str, as_json: bool) -> None:
         name, told = operation.object.partition("/")[2], operation.result or {}
     if as_json:
         print_json({"name": name, "operation_id": operation_id} | told)
+        return
+    if told["cold"]:
+        print_line(f"{name} went from {told['from']} to {told['to']}; it is stopped.")
         return
     print_line(
         f"{name} went from {told['from']} to {told['to']} in {_seconds(told['total_s'])}; "

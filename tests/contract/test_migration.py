@@ -11,6 +11,7 @@ import pytest
 from drivers.contract import Hypervisor
 from tests.contract.bench import Bench, Drivers, Machine
 from vdc.errors import DriverFailure, HostUnreachable
+from vdc.model import MigrationResult, MigrationTuning
 
 TIMEOUT_S = 120.0
 
@@ -81,6 +82,13 @@ def test_what_it_took_is_told(pair: Pair) -> None:
     assert told.total_s < TIMEOUT_S
 
 
+def test_it_may_be_told_how_hard_to_press(pair: Pair) -> None:
+    pair.here.hypervisor.ensure_started(pair.name)
+    tuning = MigrationTuning(bandwidth_mib_s=200, max_downtime_ms=500, auto_converge=True)
+    pair.here.hypervisor.ensure_migrated(pair.name, pair.destination, tuning=tuning, timeout_s=TIMEOUT_S)
+    assert pair.states() == (None, "running")
+
+
 def test_migrated_twice_is_migrated_once_and_it_can_come_back(pair: Pair) -> None:
     pair.here.hypervisor.ensure_started(pair.name)
     pair.migrate()
@@ -122,6 +130,21 @@ def test_what_the_source_still_knows_of_a_machine_that_went_over_is_removed(pair
     assert pair.states() == ("stopped", "running")
     assert pair.settle()
     assert pair.states() == (None, "running")
+
+
+def test_of_two_that_are_off_the_source_keeps_its_own(pair: Pair) -> None:
+    pair.there.hypervisor.ensure_defined(pair.machine.spec)
+    assert pair.states() == ("stopped", "stopped")
+    assert not pair.settle()
+    assert pair.states() == ("stopped", None)
+
+
+def test_off_and_there_alone_it_has_moved_and_nothing_was_counted(pair: Pair) -> None:
+    pair.there.hypervisor.ensure_defined(pair.machine.spec)
+    pair.here.hypervisor.ensure_removed(pair.name)
+    told = pair.here.hypervisor.ensure_settled(pair.name, pair.destination, timeout_s=TIMEOUT_S)
+    assert told == MigrationResult(None, None)
+    assert pair.states() == (None, "stopped")
 
 
 def test_on_neither_host_nothing_is_concluded(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from vdc.requests import (
     BillRequest,
     DeleteSnapshotRequest,
     DeployRequest,
+    DrainRequest,
     EnrollHostRequest,
     ImportImageRequest,
     MachinesRequest,
@@ -36,10 +37,16 @@ def terminate(*vms: str, tenant: str = "") -> str:
     return flow(TerminateRequest(vms=list(vms), tenant=tenant))
 
 
-def migrate(vm: str, to: str = "") -> str:
+def migrate(vm: str, to: str = "", **tuning: Any) -> str:
     from flows.migrate import migrate as flow
 
-    return flow(MigrateRequest(vm=vm, to=to))
+    return flow(MigrateRequest(vm=vm, to=to, **tuning))
+
+
+def drain(host: str) -> str:
+    from flows.drain import drain as flow
+
+    return flow(DrainRequest(host=host))
 
 
 def resize(vm: str, **sizes: int) -> str:

@@ -52,11 +52,11 @@ def on(site: Site, name: str = "web") -> str:
     return hosts[0]
 
 
-def whole(site: Site, host: str, leases: list[str]) -> None:
-    """The machine runs on that host and nowhere else, with its addresses, and takes its place once."""
+def whole(site: Site, host: str, leases: list[str], state: VmState = VmState.RUNNING) -> None:
+    """The machine is on that host and nowhere else, with its addresses, and takes its place once."""
     site.assert_agrees()
     assert on(site) == host
-    assert site.machines() == {"web": VmState.RUNNING}
+    assert site.machines() == {"web": state}
     assert site.spec("web").host.name == host
     assert site.leases() == leases
     assert site.load() == {"h1": (0, 0, 0), "h2": (0, 0, 0)} | {host: (1, 1, 128)}
@@ -134,7 +134,7 @@ def _change(site: Site, **values: Any) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Site], object], str, type[Exception], str]] = {
-    "same host": (lambda site: None, "h1", Invalid, "runs on host h1 already"),
+    "same host": (lambda site: None, "h1", Invalid, "is on host h1 already"),
     "no such host": (lambda site: None, "h7", NotFound, "no host 'h7'"),
     "disabled": (lambda site: _change(site, state="disabled"), "h2", NoCapacity, "h2 refused: not enabled"),
     "nowhere": (
@@ -148,12 +148,13 @@ REFUSALS: dict[str, tuple[Callable[[Site], object], str, type[Exception], str]] 
     "no memory": (lambda site: _change(site, memory_mib=1100), "h2", NoCapacity, "memory"),
     "other processor": (lambda site: _change(site, arch="aarch64"), "h2", NoCapacity, "another kind of proc"),
     "emulated": (lambda site: _change(site, domain_type="qemu"), "h2", NoCapacity, "another kind of proc"),
-    "not running": (
-        lambda site: (site.sim.guest_shutdown(site.spec("web").domain), run.reconcile()),
+    "paused": (
+        lambda site: run.power("pause", "web"),
         "h2",
         InvalidState,
-        "is stopped: only a running machine",
+        "is paused: `migrate` is for a machine that is running or stopped",
     ),
+    "suspended": (lambda site: run.power("suspend", "web"), "h2", InvalidState, "is suspended: `migrate` is"),
 }
 
 
@@ -304,7 +305,7 @@ def test_killed_before_each_call(web: Site, start: Processes, n: int, halfway: b
     child.kill()
     web.sim.clear()
     moved = n > 4 and not halfway
-    action = "migration finished" if moved else "migration did not happen; it runs where it was"
+    action = "migration finished" if moved else "migration did not happen; it is where it was"
     assert [(f.what, f.action) for f in run.reconcile()] == [("interrupted operation", action)]
     whole(web, "h2" if moved else "h1", leases)
     assert operation(web).outcome == ("done" if moved else "failed")
@@ -323,3 +324,45 @@ def test_killed_before_the_claim_and_before_the_record(web: Site, start: Process
         assert bool(web.open_operations()) is committed
         run.reconcile()
         whole(web, "h2" if committed else "h1", leases)
+
+
+# -- how hard it may press -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ({"bandwidth_mib_s": 0}, "A bandwidth of 0 MiB/s is refused: 1 to 1000000"),
+        ({"max_downtime_ms": -1}, "A standstill of -1 ms is refused: 1 to 2000000"),
+        ({"max_downtime_ms": 2_000_001}, "is refused"),
+    ],
+)
+def test_absurd_limits_are_refused(web: Site, tuning: dict[str, int], message: str) -> None:
+    before = web.rows()
+    with pytest.raises(Invalid, match=message):
+        run.migrate("web", **tuning)
+    assert web.rows() == before
+
+
+def test_what_is_asked_for_reaches_the_driver_also_when_the_flow_run_is_repeated(web: Site) -> None:
+    from tasks.abilities import abilities
+    from vdc.claims.migrate import claim_migrate
+    from vdc.model import MigrationTuning
+
+    request = MigrateRequest(vm="web", bandwidth_mib_s=10, max_downtime_ms=50, auto_converge=True)
+    with write_session(web.url, commit=False) as session:
+        for _ in range(2):
+            move = claim_migrate(session, request, abilities(), actor="test", flow_run_id="run")
+            assert move.tuning == MigrationTuning(10, 50, auto_converge=True)
+            session.flush()
+    done = operation(web, run.migrate("web", bandwidth_mib_s=10, auto_converge=True))
+    assert done.spec["bandwidth_mib_s"] == 10
+    whole(web, "h2", web.leases())
+
+
+def test_limits_are_of_machines_that_run(web: Site) -> None:
+    run.power("stop", "web", hard=True)
+    with pytest.raises(
+        Invalid, match="Machine web is stopped: bandwidth, standstill and auto-converge are for"
+    ):
+        run.migrate("web", auto_converge=True)

@@ -18,7 +18,7 @@ from vdc.inventory import read_session, write_session
 from vdc.model import nic_device
 from vdc.schema import Nic, Operation, Vm
 from vdc.settings import Settings
-from vdc.states import HOLDING
+from vdc.states import HOLDING, VmState
 
 VLAN = 300
 
@@ -72,7 +72,8 @@ class Datacenter:
                 spec = specs.load(vm.spec)
                 expected[spec.host.name].add(spec.domain)
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
-                ports |= {nic_device(vm.id, n.index) for n in spec.nics}
+                if vm.state in (VmState.RUNNING, VmState.PAUSED):
+                    ports |= {nic_device(vm.id, n.index) for n in spec.nics}
             addresses = [nic.address for nic in session.query(Nic)]
             assert len(set(addresses)) == len(addresses) == len(live)
         assert self.domains() == expected

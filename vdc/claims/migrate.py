@@ -1,4 +1,4 @@
-"""The claim of a live migration, and what is written when it is over.
+"""The claim of a migration, live or cold, and what is written when it is over.
 
 A machine that migrates holds its place on both hosts (`vms.target_host_id`) until it is known where it is.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,24 +16,34 @@ from vdc import operations, specs
 from vdc.claims.deploy import host_ref
 from vdc.claims.terminate import find_vm
 from vdc.errors import Invalid, InvalidState, NoCapacity, Unsupported
-from vdc.model import Abilities, HostRef, MigrationResult, VmSpec
+from vdc.model import UNTUNED, Abilities, HostRef, MigrationResult, MigrationTuning, VmSpec
 from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.placement import POLICIES, Shape, place
 from vdc.requests import MigrateRequest
 from vdc.schema import Datastore, Disk, Host, Operation, PlacementGroup, Snapshot, Vm, utc_now
-from vdc.states import OPERATIONS, VmState, check_move
+from vdc.states import SETTLED, Desired, VmState, check_allowed, check_move
 from vdc.usage import group_of, host_loads
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The right to bring a machine from `spec.host` to `target`. `said`: a line a host, why it was chosen."""
+    """The right to bring a machine from `spec.host` to `target`. `said`: a line a host, why it was chosen.
+
+    `cold`: it is stopped, so that only its description goes over.
+    """
 
     claim: Claim
     spec: VmSpec
     target: HostRef
     said: tuple[str, ...] = ()
+    cold: bool = False
+    tuning: MigrationTuning = UNTUNED
+
+
+MAX_BANDWIDTH_MIB_S = 1_000_000
+MAX_DOWNTIME_MS = 2_000_000
+"""QEMU's own limit of `downtime-limit`."""
 
 
 def claim_migrate(
@@ -47,37 +58,77 @@ def claim_migrate(
     if begun := operations.open_of_run(session, "migrate", flow_run_id):
         return adopt_move(session, begun)
     vm = find_vm(session, request.vm, request.tenant)
-    opening = Opening("migrate", "vm", vm.id, vm.name, request.model_dump(mode="json"))
-    claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+    asked = request.model_dump(mode="json")
+    move = claim_move(session, vm, request.to, abilities, asked, actor=actor, flow_run_id=flow_run_id)
+    _check_tuning(vm, request.tuning, cold=move.cold)
+    return replace(move, tuning=request.tuning)
+
+
+def _check_tuning(vm: Vm, tuning: MigrationTuning, *, cold: bool) -> None:
+    if cold and tuning != UNTUNED:
+        raise Invalid(
+            f"Machine {vm.name} is stopped: bandwidth, standstill and auto-converge are for one that runs."
+        )
+    limits = (
+        ("bandwidth", tuning.bandwidth_mib_s, MAX_BANDWIDTH_MIB_S, "MiB/s"),
+        ("standstill", tuning.max_downtime_ms, MAX_DOWNTIME_MS, "ms"),
+    )
+    for what, value, most, unit in limits:
+        if value is not None and not 1 <= value <= most:
+            raise Invalid(f"A {what} of {value} {unit} is refused: 1 to {most} {unit}.")
+
+
+def claim_move(
+    session: Session,
+    vm: Vm,
+    to: str,
+    abilities: Abilities,
+    asked: dict[str, Any],
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
+    parent_id: str | None = None,
+) -> Move:
+    """Open the operation on one machine and reserve its place on host `to`; empty: on the best one.
+
+    Raises Refused; what was written by then must be rolled back.
+    """
+    opening = Opening("migrate", "vm", vm.id, vm.name, asked)
+    (claim,) = operations.open_many(
+        session, [opening], actor=actor, flow_run_id=flow_run_id, parent_id=parent_id
+    )
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: only machines on hosts are migrated.")
-    if vm.state not in OPERATIONS["migrate"]:
-        raise InvalidState(
-            f"Machine {vm.name} is {vm.state}: only a running machine is migrated"
-            + ("; `vdc reconcile` finishes what was begun." if vm.state == VmState.MIGRATING else ".")
-        )
-    check_move(vm.name, VmState.RUNNING, VmState.MIGRATING)
-    spec = specs.load(vm.spec)
-    _check_abilities(session, vm, spec, abilities)
-    target, said = _place(session, vm, spec, request.to, abilities)
+    state = VmState(vm.state)
+    if state is VmState.MIGRATING:
+        raise InvalidState(f"Machine {vm.name} is migrating: `vdc reconcile` finishes what was begun.")
+    check_allowed("migrate", vm.name, state)
+    check_move(vm.name, state, VmState.MIGRATING)
+    spec, cold = specs.load(vm.spec), state is VmState.STOPPED
+    _check_abilities(session, vm, spec, abilities, cold=cold)
+    target, said = _place(session, vm, spec, to, abilities, cold=cold)
+    vm.desired = Desired(state)  # what it is to be again when it has arrived
     vm.state, vm.target_host_id = VmState.MIGRATING, target.id
-    return Move(claim, spec, host_ref(target), said)
+    return Move(claim, spec, host_ref(target), said, cold)
 
 
 def adopt_move(session: Session, operation: Operation) -> Move:
     """Take over the open operation of a machine that migrates."""
-    return move_of(
-        session, session.get_one(Vm, operation.object_id), operations.take_over(session, operation)
-    )
+    vm = session.get_one(Vm, operation.object_id)
+    move = move_of(session, vm, operations.take_over(session, operation))
+    # One of a drain was asked for nothing of its own.
+    asked = MigrateRequest.model_validate(operation.spec) if operation.spec else None
+    return replace(move, tuning=asked.tuning) if asked else move
 
 
 def move_of(session: Session, vm: Vm, claim: Claim) -> Move:
     """What is being done to a machine that migrates."""
-    return Move(claim, specs.load(vm.spec), host_ref(session.get_one(Host, vm.target_host_id)))
+    target = host_ref(session.get_one(Host, vm.target_host_id))
+    return Move(claim, specs.load(vm.spec), target, cold=vm.desired == Desired.STOPPED)
 
 
-def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilities) -> None:
-    if spec.host.uri not in abilities.migrating:
+def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilities, *, cold: bool) -> None:
+    if not cold and spec.host.uri not in abilities.migrating:
         raise Unsupported(f"The driver of host {spec.host.name} cannot migrate a running machine.")
     for datastore in datastores_of(session, vm):
         if datastore.uri not in abilities.shared:
@@ -100,16 +151,17 @@ def datastores_of(session: Session, vm: Vm) -> Sequence[Datastore]:
 
 
 def _place(
-    session: Session, vm: Vm, spec: VmSpec, to: str, abilities: Abilities
+    session: Session, vm: Vm, spec: VmSpec, to: str, abilities: Abilities, *, cold: bool
 ) -> tuple[Host, tuple[str, ...]]:
     hosts = {host.id: host for host in session.scalars(select(Host))}
     loads = host_loads(session)
     if to:
         wanted = find(session, Host, "host", to)
         if wanted.id == vm.host_id:
-            raise Invalid(f"Machine {vm.name} runs on host {to} already.")
+            raise Invalid(f"Machine {vm.name} is on host {to} already.")
         loads = [load for load in loads if load.host_id == wanted.id]
-    excluded = {host.id: reason for host in hosts.values() if (reason := _unfit(host, vm, spec, abilities))}
+    unfit = {host.id: _unfit(host, vm, spec, abilities, cold=cold) for host in hosts.values()}
+    excluded = {host_id: reason for host_id, reason in unfit.items() if reason}
     datastore_id = session.scalars(select(Disk.datastore_id).where(Disk.vm_id == vm.id)).first()
     networks = frozenset(nic.vnet.uri for nic in spec.nics)
     # It may be about to get more: that too must be there.
@@ -134,10 +186,12 @@ def _place(
     return hosts[chosen], placement.said
 
 
-def _unfit(host: Host, vm: Vm, spec: VmSpec, abilities: Abilities) -> str:
-    """Why a running machine cannot go to a host that could take a new one; empty where it can."""
+def _unfit(host: Host, vm: Vm, spec: VmSpec, abilities: Abilities, *, cold: bool) -> str:
+    """Why the machine cannot go to a host that could take a new one; empty where it can."""
     if host.id == vm.host_id:
         return "the machine is there"
+    if cold:
+        return "" if host.arch == spec.host.arch else f"another kind of processor ({host.arch})"
     if host.uri not in abilities.migrating:
         return "its driver cannot take a running machine"
     # A running machine keeps the processor it was started with.
@@ -155,15 +209,16 @@ def record_settled(session: Session, move: Move, result: MigrationResult | None,
     Raises Superseded where another process took the operation over; the session must be rolled back.
     """
     vm = session.get_one(Vm, move.spec.vm_id)
-    told: dict[str, object] = {"from": move.spec.host.name, "to": move.target.name}
+    told: dict[str, object] = {"from": move.spec.host.name, "to": move.target.name, "cold": move.cold}
     if result is not None:
         told |= {"total_s": result.total_s, "downtime_s": result.downtime_s}
         assert vm.target_host_id is not None, "a machine that migrates has a target"
         vm.host_id = vm.target_host_id
         vm.spec = specs.dump(replace(move.spec, host=move.target))
     operations.close(session, move.claim, error=error or None, result=told)
-    check_move(vm.name, VmState(vm.state), VmState.RUNNING)
-    vm.state, vm.target_host_id = VmState.RUNNING, None
+    state = SETTLED[Desired(vm.desired)]
+    check_move(vm.name, VmState(vm.state), state)
+    vm.state, vm.target_host_id = state, None
     vm.observed_at = utc_now()
 
 

@@ -1,0 +1,172 @@
+"""A machine in use, moved to and fro on the lab: our flow against `virsh migrate` on its host, in turn."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from deployments.bench.figures import Figures, say
+from deployments.bench.house import House
+from deployments.guests.tiny import ensure_tiny
+from deployments.lab.probe import Probe, open_probe
+from deployments.lab.state import Lab
+from tasks.environment import environment
+from vdc import specs
+from vdc.access import actor
+from vdc.catalog import create_template
+from vdc.inventory import read_session, write_session
+from vdc.model import MigrationResult, VmSpec
+from vdc.requests import DeployRequest, ImportImageRequest, MigrateRequest, TerminateRequest
+from vdc.schema import Vm
+
+if TYPE_CHECKING:
+    import libvirt
+
+PART = "migrate"
+NAME = "moving"
+TOTAL_LIMIT, DOWNTIME_LIMIT = 1.15, 1.1
+BOOT_TIMEOUT_S = 150.0
+PING_PERIOD_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One migration: seconds from call to return, what libvirt counted, and how long no ping came back."""
+
+    wall_s: float
+    counted: MigrationResult
+    gap_s: float
+
+
+def measure(house: House, running: Lab, repetitions: int, figures: Figures) -> None:
+    """Both sides go the same ways: who goes first changes with every pair."""
+    from flows.terminate import terminate
+
+    url = house.settings.inventory_url
+    _deploy(url)
+    probe = open_probe(running.lab_id, 100, "10.1.255.250/16")
+    address = _spec(url).nics[0].address
+    _wait_until_it_answers(probe, address)
+    sides: dict[str, Callable[[], MigrationResult]] = {
+        "ours": lambda: _our_turn(url),
+        "virsh": lambda: _virsh_turn(url, running),
+    }
+    seen: dict[str, list[Turn]] = {side: [] for side in sides}
+    for side in sides:  # a warm-up: connections, code
+        _turn(url, sides[side], side, probe, address)
+    for number in range(1, repetitions + 1):
+        for side in sorted(sides, reverse=number % 2 == 0):
+            house.wait_quiet()
+            seen[side].append(_turn(url, sides[side], side, probe, address))
+        a, b = seen["ours"][-1], seen["virsh"][-1]
+        say(
+            f"{PART}, {number} of {repetitions}: ours {a.wall_s:.2f} s ({a.counted.total_s}, "
+            f"{a.counted.downtime_s}), virsh {b.wall_s:.2f} s ({b.counted.total_s}, {b.counted.downtime_s})"
+        )
+    terminate(TerminateRequest(vms=[NAME]))
+    _report(seen["ours"], seen["virsh"], figures)
+
+
+def _report(ours: list[Turn], virsh: list[Turn], figures: Figures) -> None:
+    for side, turns in (("ours", ours), ("virsh", virsh)):
+        figures.add(PART, f"call to return, {side}", "s", [t.wall_s for t in turns])
+        figures.add(PART, f"total as libvirt counts, {side}", "s", [_known(t.counted.total_s) for t in turns])
+        figures.add(PART, f"downtime, {side}", "s", [_known(t.counted.downtime_s) for t in turns])
+        figures.add(PART, f"longest time without a ping, {side}", "s", [t.gap_s for t in turns])
+    pairs = list(zip(ours, virsh, strict=True))
+    total = [a.wall_s / b.wall_s for a, b in pairs]
+    downtime = [_known(a.counted.downtime_s) / _known(b.counted.downtime_s) for a, b in pairs]
+    figures.add(PART, "call to return, ours / virsh", "ratio", total, TOTAL_LIMIT)
+    figures.add(PART, "downtime, ours / virsh", "ratio", downtime, DOWNTIME_LIMIT)
+
+
+def _known(seconds: float | None) -> float:
+    assert seconds is not None, "libvirt has just counted it"
+    return seconds
+
+
+def _deploy(url: str) -> None:
+    from flows.deploy import deploy
+    from flows.import_image import import_image
+
+    import_image(ImportImageRequest(file=str(ensure_tiny()), name="tiny", datastore="lab"))
+    with write_session(url) as session:
+        create_template(session, "tiny", image="tiny", vcpu=1, memory_mib=96, vnets=["lab"], actor=actor())
+    deploy(DeployRequest(template="tiny", name=NAME))
+
+
+def _spec(url: str) -> VmSpec:
+    with read_session(url) as session:
+        return specs.load(session.query(Vm.spec).filter(Vm.name == NAME).scalar())
+
+
+def _wait_until_it_answers(probe: Probe, address: str) -> None:
+    deadline = time.monotonic() + BOOT_TIMEOUT_S
+    while probe.fetch(address, timeout_s=2) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{NAME} does not answer at {address}.")
+
+
+def _turn(url: str, migrate: Callable[[], MigrationResult], side: str, probe: Probe, address: str) -> Turn:
+    from flows.reconcile import reconcile
+
+    before = _spec(url).host.name
+    with tempfile.TemporaryFile("w+") as replies:
+        command = probe.command(["ping", "-n", "-D", "-i", str(PING_PERIOD_S), address])
+        ping = subprocess.Popen(command, stdout=replies)
+        try:
+            begun = time.monotonic()
+            counted = migrate()
+            wall_s = time.monotonic() - begun
+        finally:
+            ping.send_signal(signal.SIGINT)
+            ping.wait()
+        replies.seek(0)
+        at = [float(stamp) for stamp in re.findall(r"^\[([0-9.]+)\].*ttl=", replies.read(), re.MULTILINE)]
+    if side == "virsh":
+        reconcile()  # the inventory learns where it went
+    assert _spec(url).host.name != before, "it has moved"
+    return Turn(wall_s, counted, max((b - a for a, b in pairwise(at)), default=wall_s))
+
+
+def _our_turn(url: str) -> MigrationResult:
+    from flows.migrate import migrate
+    from vdc.schema import Operation
+
+    operation_id = migrate(MigrateRequest(vm=NAME))
+    with read_session(url) as session:
+        told = session.get_one(Operation, operation_id).result or {}
+    return MigrationResult(told["total_s"], told["downtime_s"])
+
+
+def _virsh_turn(url: str, running: Lab) -> MigrationResult:
+    """As a person would type it on the source. The reading afterwards is part of ours too."""
+    import libvirt
+
+    from drivers.hypervisor import migration
+
+    spec = _spec(url)
+    (target,) = [host for host in running.hosts if host.name != spec.host.name]
+    flags = ["--live", "--p2p", "--persistent", "--undefinesource", "--unsafe"]
+    peer = f"{environment().settings.peer_scheme}://root@{target.migration_address}/system"
+    data = f"tcp://{target.migration_address}"
+    inside = ["nsenter", "-t", str(running.host(spec.host.name).pid), "-m", "-n", "-u"]
+    subprocess.run(
+        [*inside, "virsh", "-q", "migrate", *flags, spec.domain, peer, data],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    conn = _connections.get(target.name) or libvirt.open(target.uri)
+    _connections[target.name] = conn
+    return migration.read_result(conn, spec.domain)
+
+
+_connections: dict[str, libvirt.virConnect] = {}
+"""Kept: what is read on them must not count as virsh's time."""
