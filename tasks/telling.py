@@ -137,8 +137,7 @@ def import_plan(request: ImportImageRequest, image: ImageClaim) -> None:
 
 
 def import_result(request: ImportImageRequest, error: str = "") -> None:
-    said = f"was not stored, and taken back: {error}" if error else "is ready."
-    publish("import-image-result", f"Image {request.name} {said}")
+    publish("import-image-result", error or f"Image {request.name} is ready.")
 
 
 def onboard_result(done: Onboarded) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from vdc import operations
 from vdc.addresses import pool
-from vdc.claims.deploy import check_sizes
+from vdc.claims.deploy import check_sizes, check_usable
 from vdc.errors import Conflict, Invalid
 from vdc.names import find, require_new
 from vdc.operations import Opening
@@ -154,6 +154,7 @@ def create_template(
     """Without `disk_mib` the disk is as large as the image. Raises Invalid, NotFound or Conflict."""
     require_new(session, Template, "Template", name)
     source = find(session, Image, "image", image)
+    check_usable(source)
     disk_mib = source.virtual_size_mib if disk_mib is None else disk_mib
     check_sizes(vcpu, memory_mib, disk_mib, source)
     for key in ssh_keys:

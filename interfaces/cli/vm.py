@@ -19,6 +19,7 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.saving import save_as
 from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
 from interfaces.cli.snapshot import group as snapshot
 from interfaces.cli.snapshot import tree
@@ -35,6 +36,7 @@ group.add_command(migrate)
 for command in (*power.COMMANDS, *hold.COMMANDS, *screen.COMMANDS):
     group.add_command(command)
 group.add_command(snapshot)
+group.add_command(save_as)
 
 
 @group.command("list")
