@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from netrc import NetrcParseError
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,18 +40,28 @@ def download(
     deadline = time.monotonic() + timeout_s
     try:
         with (
-            httpx.Client(follow_redirects=False, timeout=standstill_s) as client,
+            httpx.Client(follow_redirects=False, timeout=standstill_s, auth=_netrc()) as client,
             target.open("wb") as file,
         ):
             _fetch(client, httpx.URL(url), file, deadline, timeout_s, max_mib, plain, progress)
     except httpx.TimeoutException as error:
-        raise TimedOut(f"{_shown(url)} sent nothing for {standstill_s:g} s.") from error
+        raise TimedOut(f"{shown(url)} sent nothing for {standstill_s:g} s.") from error
     except httpx.TransportError as error:
-        raise HostUnreachable(f"{_shown(url)} cannot be fetched: {error or type(error).__name__}.") from error
+        raise HostUnreachable(f"{shown(url)} cannot be fetched: {error or type(error).__name__}.") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Invalid(f"{_shown(url)} cannot be fetched: {error}.") from error
+        raise Invalid(f"{shown(url)} cannot be fetched: {error}.") from error
     except OSError as error:
         raise DriverFailure(f"{target} cannot be written: {error.strerror}.") from error
+
+
+def _netrc() -> httpx.NetRCAuth | None:
+    """Who we are for each server, from ~/.netrc where there is one: a name in a URL would be kept with it."""
+    try:
+        return httpx.NetRCAuth()
+    except FileNotFoundError:
+        return None
+    except NetrcParseError as error:
+        raise Invalid(f"~/.netrc cannot be read: {error}.") from error
 
 
 def _fetch(
@@ -63,7 +74,7 @@ def _fetch(
     plain: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    asked = _shown(str(url))
+    asked = shown(str(url))
     for _ in range(MAX_REDIRECTS + 1):
         # As it is stored: an encoding would be undone on the way, and the checksum be that of something else.
         with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
@@ -100,7 +111,7 @@ def _next(response: httpx.Response, asked: str, plain: bool) -> httpx.URL:
             if url.scheme == "http"
             else "no web address"
         )
-        raise Invalid(f"{asked} redirects to {_shown(str(url))}, which is not followed: {why}.")
+        raise Invalid(f"{asked} redirects to {shown(str(url))}, which is not followed: {why}.")
     return url
 
 
@@ -118,6 +129,6 @@ def _too_large(asked: str, max_mib: int) -> Invalid:
     return Invalid(f"{asked} is larger than {max_mib} MiB (setting download_max_mib).")
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Without its query, which may hold a key."""
     return url.partition("?")[0].partition("#")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import claimed, fenced
 from tasks.images import remove_and_record
 from vdc.claims.images import claim_delete
@@ -30,4 +31,5 @@ def delete_image(request: DeleteImageRequest) -> str:
                 f"Image {image.name} may still be there: {error} `vdc reconcile` removes it.",
                 image.claim.operation_id,
             ) from error
+    telling.image_result("delete-image", f"Image {image.name} is gone.")
     return image.claim.operation_id

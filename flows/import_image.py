@@ -50,7 +50,7 @@ def _store(request: ImportImageRequest, image: ImageClaim, file: Path) -> None:
         except VdcError as error:
             failure = f"Image {image.name} was not stored on host {image.target.host.name}: {error}"
             failure = take_back(partial(remove_and_record, image, fence), failure)
-            telling.import_result(request, failure)
+            telling.image_result("import-image", failure)
             raise OperationFailed(failure, image.claim.operation_id) from error
         recorded(record_imported, image)
-    telling.import_result(request)
+    telling.image_result("import-image", f"Image {image.name} is ready.")

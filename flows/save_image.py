@@ -7,6 +7,7 @@ from functools import partial
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.abilities import abilities
 from tasks.batches import claimed, fenced, recorded
 from tasks.images import take_back
@@ -23,16 +24,16 @@ def save_as(request: SaveAsRequest) -> str:
     Returns the operation's id. Raises Refused before anything is touched, OperationFailed where there is no
     image: what there was of it was removed, or (which the error says) reconcile does it.
     """
-    return _save(claimed(claim_save, request, abilities()))
+    return _save("save-as", claimed(claim_save, request, abilities()))
 
 
 @flow(name="clone-image", flow_run_name="clone {request.image} as {request.name}", **flow_options())
 def clone_image(request: CloneImageRequest) -> str:
     """Make an image that has what another one has. Returns and raises as `save_as`."""
-    return _save(claimed(claim_clone, request))
+    return _save("clone-image", claimed(claim_clone, request))
 
 
-def _save(saving: SavingClaim) -> str:
+def _save(flow_name: str, saving: SavingClaim) -> str:
     with fenced(saving.claim) as fence:
         try:
             seen = save_image(saving, fence)
@@ -42,6 +43,8 @@ def _save(saving: SavingClaim) -> str:
         except VdcError as error:
             failure = f"There is no image {saving.made.name} of {saving.source_name}: {error}"
             failure = take_back(partial(remove_and_record, saving, fence), failure)
+            telling.image_result(flow_name, failure)
             raise OperationFailed(failure, saving.claim.operation_id) from error
         recorded(record_saved, saving, seen)
+    telling.image_result(flow_name, f"Image {saving.made.name} of {saving.source_name} is ready.")
     return saving.claim.operation_id

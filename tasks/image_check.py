@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drivers.datastore.image_convert import convert
 from drivers.datastore.image_inspect import ImageFacts, inspect
-from drivers.download import download
+from drivers.download import download, shown
 from tasks import progress
 from tasks.environment import environment
 from tasks.scratch import scratch
@@ -70,7 +70,7 @@ def look_at_image(request: ImportImageRequest, file: Path) -> ImageFacts:
         )
     except Invalid as error:
         # The user knows it by the name that he gave.
-        raise Invalid(str(error).replace(str(file), request.file)) from error
+        raise Invalid(str(error).replace(str(file), shown(request.file))) from error
 
 
 @contextmanager

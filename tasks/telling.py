@@ -136,8 +136,9 @@ def import_plan(request: ImportImageRequest, image: ImageClaim) -> None:
     )
 
 
-def import_result(request: ImportImageRequest, error: str = "") -> None:
-    publish("import-image-result", error or f"Image {request.name} is ready.")
+def image_result(flow: str, said: str) -> None:
+    """Of importing, saving, cloning or deleting an image."""
+    publish(f"{flow}-result", said)
 
 
 def onboard_result(done: Onboarded) -> None:

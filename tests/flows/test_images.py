@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from tests.flows import run
 from tests.flows.processes import Processes
 from tests.flows.site import ACTOR, Site
 from tests.flows.test_killed import _suicide
 from tests.flows.test_migrate import FORMS
+from tests.flows.test_snapshot import PASSING, _kill
 from tests.requires import missing
 from vdc import catalog
 from vdc.claims.images import publish
@@ -203,11 +205,15 @@ def _template_gone(site: Site) -> None:
         session.query(Template).update({"image_id": own.id})
 
 
+def _cloud(session: Session) -> None:
+    session.add(Cloud(id="c", name="aws", uri="simulated:", currency="EUR", prices_as_of="2026-11-01"))
+    session.flush()
+
+
 def _in_a_cloud(site: Site) -> None:
     save("mine")
     with write_session(site.url) as session:
-        session.add(Cloud(id="c", name="aws", uri="simulated:", currency="EUR", prices_as_of="2026-11-01"))
-        session.flush()
+        _cloud(session)
         own = session.query(Image).filter(Image.name == "mine").one()
         session.add(CloudImage(image_id=own.id, cloud_id="c", ami="ami-1"))
 
@@ -223,8 +229,7 @@ def _state(state: str) -> Callable[[Site], None]:
 
 def _machine_in_a_cloud(site: Site) -> None:
     with write_session(site.url) as session:
-        session.add(Cloud(id="c", name="aws", uri="simulated:", currency="EUR", prices_as_of="2026-11-01"))
-        session.flush()
+        _cloud(session)
         session.query(Vm).update({"cloud_id": "c", "host_id": None})
 
 
@@ -331,7 +336,6 @@ def test_the_source_is_not_touched_meanwhile(web: Site, start: Processes, act: s
 
 # -- failures --------------------------------------------------------------------------------------------
 
-PASSING = ("busy-then-fine", "happens-but-times-out")
 WITH_A_MIDDLE = {"hypervisor.ensure_snapshot", "datastore.ensure_image_from"}
 
 
@@ -436,15 +440,6 @@ def _import(file: str) -> str:
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------
-
-
-def _kill(site: Site, start: Processes, n: int, act: Callable[[str], str], name: str) -> None:
-    """Killed before its n-th driver call."""
-    site.sim.hold("*", skip=n - 1)
-    child = start.start(act, name)
-    site.sim.wait_until_held()
-    child.kill()
-    site.sim.clear()
 
 
 @pytest.mark.parametrize(

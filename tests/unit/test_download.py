@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect("file:///etc/passwd")
         elif path == "/loop":
             self.redirect("/loop")
+        elif path == "/private":
+            expected = "Basic " + b64encode(b"me:secret").decode()
+            self.answer(BODY) if self.headers["Authorization"] == expected else self.send_error(401)
         elif path == "/gzip":
             assert self.headers["Accept-Encoding"] == "identity"
             self.answer(BODY[:100], ("Content-Encoding", "gzip"))
@@ -116,6 +120,18 @@ def test_comes_to_the_byte_with_progress_to_its_end(fetch: Fetch, path: str) -> 
     assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(BODY).digest()
     assert seen == sorted(seen)
     assert seen[-1] == (len(BODY), len(BODY))
+
+
+def test_who_we_are_is_in_netrc(fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Invalid, match="refused by its server: 401"):
+        fetch("/private")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert fetch("/private").stat().st_size == len(BODY)
+    (tmp_path / ".netrc").write_text("nonsense\n")
+    with pytest.raises(Invalid, match=r"~/\.netrc cannot be read"):
+        fetch("/private")
 
 
 def test_no_encoding_is_undone(fetch: Fetch) -> None:
