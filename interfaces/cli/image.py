@@ -84,7 +84,8 @@ def show(name: str, as_json: bool) -> None:
     fields["published"] = "to every tenant" if row["published"] else "no: its tenant's alone"
     sizes = (human_mib(row["virtual_size_mib"]), human_mib(row["size_mib"]))
     fields["size"] = f"{sizes[0]} virtual, {sizes[1]} stored"
-    print_fields(fields | {"used by templates": use.templates, "machines": use.vms, "clouds": use.clouds})
+    used = {"templates": use.templates, "machines": use.vms, "clouds": use.clouds}
+    print_fields(fields | {f"used by {what}": names for what, names in used.items()})
 
 
 @group.command("import")

@@ -59,7 +59,7 @@ def plan_or_run(
     if only_plan:
         if as_json:
             facts = {"format": made.image.format, "virtual_size_mib": made.image.virtual_size_mib}
-            print_json({"image": made.name, "host": made.target.host.name, "file": made.image.file} | facts)
+            print_json({"image": made.name, "host": made.target.host.name} | facts)
             return
         size = human_mib(made.image.virtual_size_mib)
         print_line(
