@@ -290,7 +290,8 @@ class Vm(Base):
     live_name: Mapped[str | None] = mapped_column(String(127), unique=True)
     """`<tenant id>/<name>` while the machine holds its place, then NULL."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
-    template_id: Mapped[str] = mapped_column(ForeignKey("templates.id"))
+    template_id: Mapped[str | None] = mapped_column(ForeignKey("templates.id"))
+    """NULL for a machine that has ended and whose template was deleted since."""
     host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
     """NULL for a machine in a cloud."""
     cloud_id: Mapped[str | None] = mapped_column(ForeignKey("clouds.id"))

@@ -194,6 +194,30 @@ def test_an_image_that_nothing_uses_is_deleted(web: Site) -> None:
     save("mine")
 
 
+def test_a_template_and_its_image_go_when_their_machines_are_gone(web: Site) -> None:
+    from interfaces.cli.machines import machines
+
+    def delete_template() -> None:
+        with write_session(web.url) as session:
+            catalog.delete_template(session, "tiny", actor=ACTOR)
+
+    rows = web.rows()
+    with pytest.raises(InvalidState, match=r"Template tiny is in use: machine web\. .* when they are gone"):
+        delete_template()
+    assert web.rows() == rows
+    run.terminate("web")
+    with pytest.raises(InvalidState, match=r"tiny is in use: template tiny\."):
+        delete("tiny")
+    delete_template()
+    delete("tiny")
+    assert images(web) == {}
+    assert [(vm["name"], vm["state"], vm["template"]) for vm in machines(ended=True)] == [
+        ("web", "gone", None)
+    ]
+    web.assert_agrees()
+    assert run.reconcile() == []
+
+
 # -- what is refused -------------------------------------------------------------------------------------
 
 

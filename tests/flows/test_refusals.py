@@ -122,6 +122,7 @@ REFUSALS: list[tuple[tuple[str, ...], str]] = [
         "127.0.0.1:1/i cannot be fetched: .* Nothing was stored",
     ),
     ((*IMPORT, "file:{files}/none.img", "--name", "i", *SHARED), "none.img"),
+    (("template", "delete", "tiny"), "tiny is in use: machine web. It can be deleted when they are gone"),
     (("image", "delete", "tiny"), r"tiny is in use: template tiny; machine web\."),
     (("image", "delete", "nope", "--plan"), "no image 'nope'. Known: tiny"),
     (("image", "unpublish", "tiny"), "tiny belongs to no tenant: it is everyone's"),

@@ -75,10 +75,11 @@ class ImageUse:
     def __str__(self) -> str:
         """`template tiny; machines web-1, web-2`; empty where nothing does."""
         words = (("template", self.templates), ("machine", self.vms), ("cloud", self.clouds))
-        return "; ".join(_named(word, names) for word, names in words if names)
+        return "; ".join(named(word, names) for word, names in words if names)
 
 
-def _named(word: str, names: Sequence[str]) -> str:
+def named(word: str, names: Sequence[str]) -> str:
+    """`machine web`, `machines web-1, web-2`, `machines a, b, c, d, e and 7 more`."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{word}{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{more}"
 

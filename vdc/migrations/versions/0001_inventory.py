@@ -252,7 +252,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("live_name", sa.String(length=127), nullable=True),
         sa.Column("tenant_id", sa.String(length=36), nullable=False),
-        sa.Column("template_id", sa.String(length=36), nullable=False),
+        sa.Column("template_id", sa.String(length=36), nullable=True),
         sa.Column("host_id", sa.String(length=36), nullable=True),
         sa.Column("cloud_id", sa.String(length=36), nullable=True),
         sa.Column("instance_id", sa.String(length=40), nullable=True),
