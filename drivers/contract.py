@@ -21,9 +21,11 @@ from vdc.model import (
     DomainCounters,
     DomainSeen,
     DomainSpec,
+    FileSource,
     HostFacts,
     HostRef,
     HostUse,
+    ImageSeen,
     ImageSpec,
     InstanceSeen,
     LaunchSpec,
@@ -232,6 +234,15 @@ class Datastore(Protocol):
 
         `progress(done_bytes, total_bytes)` is called while it runs.
         """
+
+    def ensure_image_from(self, image: ImageSpec, source: FileSource) -> bool:
+        """Make `image.file` of another file, where the bytes are: whole, needing no other, or not at all.
+
+        Raises Unsupported for a snapshot where disks hold none, Busy where a guest writes to the source.
+        """
+
+    def read_image(self, image: ImageSpec) -> ImageSeen:
+        """Read the image to its end. Raises DriverFailure where it is not there."""
 
     def ensure_disk(self, disk: DiskSpec) -> bool:
         """Make the disk where the bytes are: overlay or copy of its image, grown to its size."""

@@ -16,6 +16,7 @@ from tasks.converging import (
     observe,
     recover,
     release_due,
+    remove_unfinished_images,
     remove_unfinished_snapshots,
     settle,
 )
@@ -52,6 +53,7 @@ def reconcile() -> list[Finding]:
         findings += settle(differences.settle, since)
         findings += remove_unfinished_snapshots(world, since)
         findings += finish_resizes(world, since)
+        findings += remove_unfinished_images(since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += release_due(since)
         findings += converge_clouds(places.site, since)

@@ -12,20 +12,22 @@ from prefect.tasks import Task
 
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.fanout import Record, Recorder, act_on_each
-from tasks.images import remove_image
+from tasks.images import remove_and_record as remove_and_record_image
 from tasks.machines import provision_vm, teardown_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
 from tasks.power import power_vm
 from tasks.releasing import make_machines
 from tasks.resizing import resize_and_record
+from tasks.saving import remove_and_record as remove_saving
 from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.hold import claim_due
-from vdc.claims.images import record_import_failed
+from vdc.claims.images import IMPORT, ImageClaim
 from vdc.claims.migrate import Move
 from vdc.claims.resize import Resize
+from vdc.claims.saving import SavingClaim
 from vdc.claims.scale_test import machines_left, take_over_machines
 from vdc.claims.snapshot import MAKE, REVERT, SnapshotClaim
 from vdc.claims.terminate import claim_terminate
@@ -69,14 +71,8 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
         )
         for machine in machines
     ]
-    for image in dead.images:
-        action = "import taken back"
-        try:
-            remove_image(image, fence)
-            recorded(record_import_failed, image.claim, image.image.image_id, DIED)
-        except VdcError as error:
-            action = f"import not taken back yet: {error}"
-        findings.append(Finding("interrupted operation", image.image.file, image.target.host.name, action))
+    findings += [_finish_image(image, fence, "interrupted operation") for image in dead.images]
+    findings += [_finish_saving(saving, fence) for saving in dead.savings]
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
     findings += _finish_switching(dead.switched, fence)
     findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
@@ -218,6 +214,35 @@ def _finish_resize(asked: Resize, fence: Fence, found: str) -> Finding:
     except VdcError as error:
         return Finding(found, vm, host, f"not finished: {error}")
     return Finding(found, vm, host, "resize finished")
+
+
+def remove_unfinished_images(since: datetime) -> list[Finding]:
+    """Remove images that were to be removed and could not be."""
+    claims = claimed(reconciliation.claim_unfinished_images, since=since)
+    with fenced(*(image.claim for image in claims)) as fence:
+        return [_finish_image(image, fence, "unfinished removal") for image in claims]
+
+
+def _finish_image(image: ImageClaim, fence: Fence, found: str) -> Finding:
+    made = image.act == IMPORT
+    try:
+        remove_and_record_image(image, fence, DIED if made else "")
+    except VdcError as error:
+        action = f"not finished yet: {error}"
+    else:
+        action = "import taken back" if made else "removed"
+    return Finding(found, f"image/{image.name}", image.target.host.name, action)
+
+
+def _finish_saving(saving: SavingClaim, fence: Fence) -> Finding:
+    try:
+        remove_saving(saving, fence, DIED)
+    except VdcError as error:
+        action = f"not finished yet: {error}"
+    else:
+        action = f"image of {saving.source_name} taken back"
+    host = saving.made.target.host.name
+    return Finding("interrupted operation", f"image/{saving.made.name}", host, action)
 
 
 def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime) -> list[Finding]:

@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
 
 from drivers import registry
+from drivers.contract import Datastore
 from tasks import progress
+from tasks.batches import recorded
 from tasks.environment import environment
 from tasks.retrying import retrying
-from vdc.claims.images import ImageClaim
+from vdc.claims.images import ImageClaim, ImageTarget, record_removed, record_unfinished
+from vdc.errors import HostUnreachable, Superseded, VdcError
+from vdc.model import HostRef
 from vdc.operations import Fence
 
 
-@task(name="upload-image", task_run_name="upload {image.image.image_id}", **retrying())
+def store_of(target: ImageTarget, host: HostRef | None = None) -> Datastore:
+    """The datastore, worked on from `host`; None: from the one by which the image came."""
+    return registry.datastore(target.datastore_uri, host or target.host, environment().access)
+
+
+@task(name="upload-image", task_run_name="upload {image.name}", **retrying())
 def upload_image(image: ImageClaim, source: Path, fence: Fence) -> None:
     """Copy a local file into the datastore, whole and checksummed, or not at all."""
     fence.check(image.claim)
-    store = registry.datastore(image.target.datastore_uri, image.target.host, environment().access)
-    store.ensure_image(image.image, source, lambda done, total: progress.report("uploading", done, total))
+    store_of(image.target).ensure_image(
+        image.image, source, lambda done, total: progress.report("uploading", done, total)
+    )
 
 
-@task(name="remove-image", task_run_name="remove {image.image.image_id}", **retrying())
+@task(name="remove-image", task_run_name="remove {image.name}", **retrying())
 def remove_image(image: ImageClaim, fence: Fence) -> None:
-    """Remove an image's file, and half-written forms of it."""
-    fence.check(image.claim)
-    store = registry.datastore(image.target.datastore_uri, image.target.host, environment().access)
-    store.ensure_removed([image.image.file])
+    """Remove an image's file, and half-written forms of it, by whichever host that has it answers."""
+    shared = registry.datastore_capabilities(image.target.datastore_uri).shared
+    away: HostUnreachable | None = None
+    for host in (image.target.host, *(image.target.others if shared else ())):
+        fence.check(image.claim)
+        try:
+            store_of(image.target, host).ensure_removed([image.image.file])
+        except HostUnreachable as error:
+            away = away or error
+        else:
+            return
+    assert away is not None, "there is at least one host"
+    raise away
+
+
+def remove_and_record(image: ImageClaim, fence: Fence, why: str = "") -> None:
+    """Remove an image and forget it; `why` is the reason, where it should have been made.
+
+    Raises what `remove_image` raises: that is written down too, and reconcile goes on.
+    """
+    try:
+        remove_image(image, fence)
+    except Superseded:
+        raise
+    except VdcError as error:
+        recorded(record_unfinished, image, f"{why} {error}".strip())
+        raise
+    recorded(record_removed, image, why)
+
+
+def take_back(removal: Callable[[str], None], failure: str) -> str:
+    """Run `removal` of what could not be made, with the reason; returns the sentence to end with."""
+    try:
+        removal(failure)
+    except Superseded:
+        raise
+    except VdcError as left:
+        return f"{failure} What is left of it is removed by `vdc reconcile`: {left}"
+    return failure

@@ -170,9 +170,9 @@ def import_plan(request: ImportImageRequest, image: ImageClaim) -> None:
     )
 
 
-def import_result(request: ImportImageRequest, error: str = "") -> None:
-    said = f"was not stored, and taken back: {error}" if error else "is ready."
-    publish("import-image-result", f"Image {request.name} {said}")
+def image_result(flow: str, said: str) -> None:
+    """Of importing, saving, cloning or deleting an image."""
+    publish(f"{flow}-result", said)
 
 
 def onboard_result(done: Onboarded) -> None:

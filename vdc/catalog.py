@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations
 from vdc.addresses import pool
-from vdc.claims.deploy import check_sizes
-from vdc.errors import Conflict, Invalid
+from vdc.claims.deploy import check_sizes, check_usable
+from vdc.claims.images import named
+from vdc.errors import Conflict, Invalid, InvalidState
 from vdc.names import find, require_new
 from vdc.operations import Opening
-from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vnet, new_id
+from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vm, Vnet, new_id
+from vdc.states import HOLDING
 
 SSH_KEY_TYPES = ("ssh-ed25519 ", "ssh-rsa ", "ecdsa-sha2-", "sk-ssh-ed25519", "sk-ecdsa-sha2-")
 
@@ -154,6 +156,7 @@ def create_template(
     """Without `disk_mib` the disk is as large as the image. Raises Invalid, NotFound or Conflict."""
     require_new(session, Template, "Template", name)
     source = find(session, Image, "image", image)
+    check_usable(source)
     disk_mib = source.virtual_size_mib if disk_mib is None else disk_mib
     check_sizes(vcpu, memory_mib, disk_mib, source)
     for key in ssh_keys:
@@ -178,6 +181,20 @@ def create_template(
     }
     _add(session, "template", name, template, spec, actor)
     return template
+
+
+def delete_template(session: Session, name: str, *, actor: str) -> None:
+    """Forget a template. Raises NotFound, InvalidState where machines of it are there."""
+    template = find(session, Template, "template", name)
+    live = select(Vm.name).where(Vm.template_id == template.id, Vm.state.in_(HOLDING)).order_by(Vm.name)
+    if vms := session.scalars(live).all():
+        raise InvalidState(
+            f"Template {name} is in use: {named('machine', vms)}. It can be deleted when they are gone."
+        )
+    session.execute(update(Vm).where(Vm.template_id == template.id).values(template_id=None))
+    opening = Opening("delete", "template", template.id, name, {})
+    operations.close(session, operations.open_one(session, opening, actor=actor))
+    session.delete(template)
 
 
 def create_group(session: Session, name: str, policy: str, *, actor: str) -> PlacementGroup:

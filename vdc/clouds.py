@@ -6,6 +6,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.claims.deploy import check_usable
 from vdc.cloud_prices import PriceList
 from vdc.errors import Conflict, Invalid
 from vdc.names import find, require_new
@@ -40,8 +41,9 @@ def set_prices(session: Session, name: str, prices: PriceList, *, currency: str,
 
 
 def map_image(session: Session, image: str, cloud: str, ami: str, *, actor: str) -> bool:
-    """Say what `image` is called in `cloud`; False where it was so already. Raises NotFound."""
+    """Say what `image` is called in `cloud`; False where it was so already. Raises Refused."""
     row, there = find(session, Image, "image", image), find(session, Cloud, "cloud", cloud)
+    check_usable(row)
     known = session.get(CloudImage, (row.id, there.id))
     if known is not None and known.ami == ami:
         return False

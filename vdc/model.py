@@ -88,6 +88,29 @@ class DiskSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSource:
+    """A disk or an image, of which an image is made in the same datastore."""
+
+    file: str
+    format: str
+    size_mib: int
+    """As a guest sees it."""
+    snapshot_id: str = ""
+    """The state of it that is wanted: it may be in use then. Empty: as it is, and nobody may write to it."""
+    whole: bool = False
+    """It needs no other file: it can be copied as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSeen:
+    """An image as it is stored."""
+
+    size_bytes: int
+    sha256: str
+    """Hex."""
+
+
+@dataclass(frozen=True, slots=True)
 class VnetSpec:
     """A virtual network. `uri` names driver and uplink: `vlan://ovsbr0`, `bridge://br0`."""
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from vdc import catalog, operations
 from vdc.addresses import pool
-from vdc.claims.deploy import check_sizes
+from vdc.claims.deploy import check_sizes, check_usable
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
@@ -268,6 +268,7 @@ def _template(
 ) -> Template:
     asked = wanted.template
     image = find(session, Image, "image", asked.image)
+    check_usable(image, tenant)
     disk_mib = image.virtual_size_mib if asked.disk_mib is None else asked.disk_mib
     check_sizes(asked.vcpu, asked.memory_mib, disk_mib, image)
     values = {

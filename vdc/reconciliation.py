@@ -14,16 +14,19 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
+from vdc.claims import images as image_claims
+from vdc.claims import saving
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
 from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
-from vdc.claims.images import ImageClaim, ImageTarget
+from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move, migrating, move_of
 from vdc.claims.next_start import take_next
 from vdc.claims.power import BECOMES
 from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
+from vdc.claims.saving import SavingClaim
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
-from vdc.model import DomainSeen, HostRef, ImageSpec
+from vdc.model import DomainSeen, HostRef
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
 from vdc.requests import PowerRequest
@@ -108,6 +111,7 @@ class Dead:
     """Scale tests: their machines are to go, whatever state they are in."""
     snapshots: tuple[SnapshotClaim, ...] = ()
     resizes: tuple[Resize, ...] = ()
+    savings: tuple[SavingClaim, ...] = ()
 
     @property
     def claims(self) -> list[Claim]:
@@ -118,6 +122,7 @@ class Dead:
             *(m.claim for m in self.moves),
             *(s.claim for s in self.snapshots),
             *(r.claim for r in self.resizes),
+            *(s.claim for s in self.savings),
             *self.others,
             *self.batches,
             *self.tests,
@@ -145,6 +150,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     switched: list[tuple[PowerRequest, Machine]] = []
     snapshots: list[SnapshotClaim] = []
     resizes: list[Resize] = []
+    savings: list[SavingClaim] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in [r for r in rows if operations.takeable(r, lease_s)]:
@@ -154,6 +160,12 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             continue
         if row.kind == RESIZE:
             resizes.append(adopt_resize(session, row))
+            continue
+        if row.kind in (saving.SAVE, saving.CLONE):
+            savings.append(saving.adopt(session, row))
+            continue
+        if kind == "image":
+            images.append(image_claims.adopt(session, row))
             continue
         claim = operations.take_over(session, row)
         if kind == "vm" and row.kind in ("deploy", "terminate"):
@@ -171,8 +183,6 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         elif row.kind == "drain":
             # Over once its machines are; the host stays disabled.
             claims["batch"].append(claim)
-        elif kind == "image" and row.kind == "import":
-            images.append(_image_claim(session, claim, row.object_id))
         else:
             claims[kind if kind in claims else "other"].append(claim)
     return Dead(
@@ -187,6 +197,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(claims["scale-test"]),
         tuple(snapshots),
         tuple(resizes),
+        tuple(savings),
     )
 
 
@@ -204,25 +215,6 @@ def _failure(session: Session, operation: Operation) -> str:
     parent = session.get(Operation, operation.parent_id)
     together = bool(parent and (parent.spec.get("atomic") or parent.spec.get("scale_test")))
     return DIED if together or operation.attempts > MAX_ATTEMPTS else ""
-
-
-def _image_claim(session: Session, claim: Claim, image_id: str) -> ImageClaim:
-    image = session.get_one(Image, image_id)
-    datastore = session.get_one(Datastore, image.datastore_id)
-    host = _host_of(session, datastore.id)
-    spec = ImageSpec(image.id, image.file, image.format, image.virtual_size_mib, image.sha256)
-    return ImageClaim(claim, spec, ImageTarget(datastore.uri, datastore.disk_format, host))
-
-
-def _host_of(session: Session, datastore_id: str) -> HostRef:
-    query = (
-        select(Host)
-        .join(HostDatastore, HostDatastore.host_id == Host.id)
-        .where(HostDatastore.datastore_id == datastore_id)
-        .order_by(Host.state.desc(), Host.name)
-        .limit(1)
-    )
-    return host_ref(session.scalars(query).one())
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +508,19 @@ def claim_unfinished_resizes(
             claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
             resizes.append(resize_of(session, vm, claim))
     return resizes
+
+
+def claim_unfinished_images(
+    session: Session, *, since: datetime, actor: str, flow_run_id: str | None = None
+) -> list[ImageClaim]:
+    """Open an operation on each image that was to be removed and could not be."""
+    claims = []
+    for image in session.scalars(select(Image).where(Image.state == "deleting").order_by(Image.name)):
+        if _untouched(session, image.id, since):
+            opening = Opening(image_claims.DELETE, "image", image.id, image.name, {})
+            claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
+            claims.append(image_claims.leaving(session, image, claim, image_claims.DELETE))
+    return claims
 
 
 def adopt_states(

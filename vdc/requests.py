@@ -222,12 +222,47 @@ class EnrollHostRequest(Request):
 
 
 class ImportImageRequest(Request):
-    """Bring an image file of the control machine into a datastore."""
+    """Bring an image into a datastore, from a file of the control machine or from a URL."""
 
-    file: str = Field(description="Path of the image on the control machine.")
+    file: str = Field(
+        title="File or URL", description="Path on the control machine, or a URL of http, https or file."
+    )
     name: str = Field(description="Name of the image.")
     datastore: str = Field(description="Where it is kept.")
-    sha256: str = Field(title="SHA-256", default="", description="Checksum that the file must have, in hex.")
+    sha256: str = Field(
+        title="SHA-256",
+        default="",
+        description="Checksum that the file must have, in hex; needed for http, which proves nothing itself.",
+    )
+    tenant: str = Field(
+        default="",
+        description="Whose image it is, and nobody else's until it is published; empty: everyone's.",
+    )
+
+
+class SaveAsRequest(Request):
+    """Make a new image of a machine's disk."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine; running or stopped.")
+    image: str = Field(description="Name of the new image.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+
+
+class CloneImageRequest(Request):
+    """Make a new image of another one."""
+
+    image: str = Field(description="Name of the image.")
+    name: str = Field(description="Name of the new image.")
+    tenant: str = Field(
+        default="",
+        description="Whose the new image is, and nobody else's until it is published; empty: as the other.",
+    )
+
+
+class DeleteImageRequest(Request):
+    """Remove an image that nothing uses any more."""
+
+    image: str = Field(description="Name of the image.")
 
 
 class OnboardTenantRequest(Request):

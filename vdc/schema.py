@@ -178,19 +178,28 @@ class HostDatastore(Base):
 
 
 class Image(Base):
-    """`state`: `importing` or `ready`."""
+    """`state`: `importing`, `saving` (made of a disk or of another image), `ready` or `deleting`.
+
+    One that is `deleting` and has no operation open could not be removed yet: reconcile goes on.
+    """
 
     __tablename__ = "images"
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(Name, unique=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    """Whose it is; NULL: the site's."""
+    published: Mapped[bool] = mapped_column(default=True)
+    """Every tenant may use it; else its own alone."""
     datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"))
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
+    """By which it came into the datastore: where its bytes are, if each host has that for itself."""
     state: Mapped[str] = mapped_column(String(20))
     file: Mapped[str] = mapped_column(String(255))
     format: Mapped[str] = mapped_column(String(10))
     virtual_size_mib: Mapped[int]
     size_mib: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
-    """Of the file that was given to the import."""
+    """Of the file that was given to the import; of one that was saved here, of what is stored."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -281,7 +290,8 @@ class Vm(Base):
     live_name: Mapped[str | None] = mapped_column(String(127), unique=True)
     """`<tenant id>/<name>` while the machine holds its place, then NULL."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
-    template_id: Mapped[str] = mapped_column(ForeignKey("templates.id"))
+    template_id: Mapped[str | None] = mapped_column(ForeignKey("templates.id"))
+    """NULL for a machine that has ended and whose template was deleted since."""
     host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
     """NULL for a machine in a cloud."""
     cloud_id: Mapped[str | None] = mapped_column(ForeignKey("clouds.id"))

@@ -48,6 +48,10 @@ class Settings:
     """How long making a snapshot, or going back to one, may take: a machine's memory is written or read."""
     max_snapshots: int = 10
     """How many snapshots a machine may have."""
+    download_timeout_s: float = 3600.0
+    """How long fetching an image by its URL may take."""
+    download_max_mib: int = 102_400
+    """How large an image may be that is fetched by its URL."""
     peer_scheme: str = "qemu+ssh"
     """How one host's libvirt reaches another's: qemu+ssh, qemu+tls, or qemu+tcp on a closed network."""
     retries: int = 3

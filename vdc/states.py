@@ -119,6 +119,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
+    "save-as": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "rename": _LIVE,
     "protect": _LIVE,
     "unprotect": _LIVE,

@@ -73,6 +73,7 @@ def fill(url: str, machines: int) -> None:
             id=new_id(),
             name="debian",
             datastore_id=store.id,
+            host_id=host.id,
             state="ready",
             file="image.qcow2",
             format="qcow2",

@@ -15,11 +15,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from drivers.ssh import Ssh
-from vdc.errors import DriverFailure, Invalid
-from vdc.model import DiskSpec, ImageSpec, StorageUse
+from vdc.errors import Busy, DriverFailure, Invalid
+from vdc.model import DiskSpec, FileSource, ImageSeen, ImageSpec, StorageUse
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MIB = 2**20
+
+SLOWEST_COPY_MIB = 20
+"""MiB a second below which a copy is given up."""
 
 _ENTER = 'set -eu; cd -- "$1"; '
 
@@ -68,6 +71,23 @@ chmod 444 -- "$3"
 publish "$@"
 """
 )
+
+# The image is read by many and written by nobody. One that is converted has no backing file: none is named.
+_CONVERT = """
+if [ -e "$2" ]; then echo found; exit 0; fi
+umask 022
+if [ "$8" = whole ]; then
+  cp --reflink=auto --sparse=always -- "$4" "$3"
+elif [ -n "$6" ]; then
+  qemu-img convert -q -U -l "snapshot.name=$6" -f "$5" -O "$7" -- "$4" "$3"
+else
+  qemu-img convert -q -f "$5" -O "$7" -- "$4" "$3"
+fi
+chmod 444 -- "$3"
+publish "$@"
+"""
+
+_CHECKSUM = _ENTER + 'stat -c %s -- "$2"; sha256sum < "$2"'
 
 _EXISTS = _ENTER + 'if [ -e "$2" ]; then echo found; else echo missing; fi'
 
@@ -165,6 +185,46 @@ def ensure_image(
         )
     argv = ["sh", "-c", _RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
     return _made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
+
+
+def ensure_image_from(
+    ssh: Ssh, directory: str, image: ImageSpec, source: FileSource, *, call_timeout_s: float
+) -> bool:
+    """Make `image.file` of another file in the directory. Raises Busy where a guest writes to that."""
+    what = f"making {image.file} of {source.file} in {directory}"
+    try:
+        answer = script(
+            ssh,
+            _ENTER + PUBLISH + _CONVERT,
+            directory,
+            plain(image.file),
+            part_of(image.file),
+            plain(source.file),
+            source.format,
+            source.snapshot_id,
+            image.format,
+            "whole" if source.whole and source.format == image.format else "",
+            what=what,
+            timeout_s=call_timeout_s + source.size_mib / SLOWEST_COPY_MIB,
+        )
+    except DriverFailure as error:
+        if '"write" lock' in error.stderr:
+            raise Busy(str(error)) from error
+        raise
+    return _made(ssh, what, answer)
+
+
+def read_image(ssh: Ssh, directory: str, image: ImageSpec, *, call_timeout_s: float) -> ImageSeen:
+    answer = script(
+        ssh,
+        _CHECKSUM,
+        directory,
+        plain(image.file),
+        what=f"reading {image.file} in {directory}",
+        timeout_s=call_timeout_s + image.virtual_size_mib / SLOWEST_COPY_MIB,
+    )
+    size, sha256, _ = answer.split()
+    return ImageSeen(int(size), sha256)
 
 
 def ensure_made(ssh: Ssh, text: str, directory: str, disk: DiskSpec, *args: str, timeout_s: float) -> bool:

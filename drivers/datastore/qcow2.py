@@ -12,7 +12,7 @@ from drivers import ssh as ssh_module
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.datastore import files
 from drivers.ssh import Ssh
-from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
+from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
 
 # The backing file is named relative to the overlay, so the directory may be mounted elsewhere tomorrow.
 _OVERLAY = """
@@ -52,6 +52,14 @@ class Qcow2Datastore:
         self, image: ImageSpec, source: Path, progress: Callable[[int, int], None] | None = None
     ) -> bool:
         return files.ensure_image(self._ssh, self._directory, image, source, progress)
+
+    def ensure_image_from(self, image: ImageSpec, source: FileSource) -> bool:
+        return files.ensure_image_from(
+            self._ssh, self._directory, image, source, call_timeout_s=self._access.call_timeout_s
+        )
+
+    def read_image(self, image: ImageSpec) -> ImageSeen:
+        return files.read_image(self._ssh, self._directory, image, call_timeout_s=self._access.call_timeout_s)
 
     def ensure_disk(self, disk: DiskSpec) -> bool:
         image, image_format = (files.plain(disk.image.file), disk.image.format) if disk.image else ("", "")

@@ -12,10 +12,8 @@ from drivers import ssh as ssh_module
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.datastore import files
 from drivers.ssh import Ssh
-from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
-
-SLOWEST_COPY_MIB = 20
-"""MiB a second below which a copy is given up."""
+from vdc.errors import Unsupported
+from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
 
 # cp shares the bytes where the file system can (XFS, btrfs). A qcow2 image has to be unpacked.
 _COPY = """
@@ -57,6 +55,16 @@ class RawDatastore:
     ) -> bool:
         return files.ensure_image(self._ssh, self._directory, image, source, progress)
 
+    def ensure_image_from(self, image: ImageSpec, source: FileSource) -> bool:
+        if source.snapshot_id:
+            raise Unsupported(f"{source.file} is a raw disk, which holds no snapshots.")
+        return files.ensure_image_from(
+            self._ssh, self._directory, image, source, call_timeout_s=self._access.call_timeout_s
+        )
+
+    def read_image(self, image: ImageSpec) -> ImageSeen:
+        return files.read_image(self._ssh, self._directory, image, call_timeout_s=self._access.call_timeout_s)
+
     def ensure_disk(self, disk: DiskSpec) -> bool:
         image, image_format = (files.plain(disk.image.file), disk.image.format) if disk.image else ("", "")
         copied_mib = disk.image.virtual_size_mib if disk.image else 0
@@ -67,7 +75,7 @@ class RawDatastore:
             disk,
             image,
             image_format,
-            timeout_s=self._access.call_timeout_s + copied_mib / SLOWEST_COPY_MIB,
+            timeout_s=self._access.call_timeout_s + copied_mib / files.SLOWEST_COPY_MIB,
         )
 
     def ensure_seed(self, file: str, content: bytes) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.simulated.store import Call, datacenter, parse_uri
-from vdc.errors import Invalid
-from vdc.model import DiskSpec, HostRef, ImageSpec, StorageUse
+from vdc.errors import Busy, Invalid, Unsupported
+from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
 
 ROOT = "/simulated"
 """Where datastores appear on every simulated host: `/simulated/<datastore>/<file>`."""
@@ -96,8 +96,43 @@ class SimulatedDatastore:
                 if self._has(call, image.file):  # another thread was faster
                     return False
             self._drop(call, image.file + PART)
-            self._put(call, image.file, stat.st_size, virtual_mib=image.virtual_size_mib)
+            self._put(
+                call,
+                image.file,
+                stat.st_size,
+                virtual_mib=image.virtual_size_mib,
+                checksum=bytes.fromhex(image.sha256),
+            )
             return True
+
+    def ensure_image_from(self, image: ImageSpec, source: FileSource) -> bool:
+        _plain(image.file), _plain(source.file)
+        if source.snapshot_id and not self.capabilities.snapshots:
+            raise Unsupported(f"{source.file} is a raw disk, which holds no snapshots.")
+        with self._call("ensure_image_from", image.file) as call:
+            if self._has(call, image.file):
+                return False
+            self._check_unused(call, source)
+            content = self._content(call, source)
+            # What an overlay shows is in two files: how much of it there is, nobody knows here.
+            size = self._size(call, source.file)
+            self._check_space(call, size)
+            if call.has_fault("halfway"):
+                self._put(call, image.file + PART, size // 2)
+            call.fail_if("halfway")
+            self._drop(call, image.file + PART)
+            checksum = hashlib.sha256(f"{size} {content}".encode()).digest()
+            if source.whole:
+                checksum = self._checksum(call, source.file)
+            self._put(call, image.file, size, virtual_mib=image.virtual_size_mib, checksum=checksum)
+            self._write(call, image.file, content)
+            return True
+
+    def read_image(self, image: ImageSpec) -> ImageSeen:
+        _plain(image.file)
+        with self._call("read_image", image.file) as call:
+            size = self._size(call, image.file)
+            return ImageSeen(size, self._checksum(call, image.file).hex())
 
     def ensure_disk(self, disk: DiskSpec) -> bool:
         _plain(disk.file)
@@ -122,6 +157,9 @@ class SimulatedDatastore:
             backing = disk.image.file if overlay and disk.image else ""
             self._drop(call, disk.file + PART)
             self._put(call, disk.file, size, virtual_mib=disk.size_mib, backing=backing)
+            if disk.image:
+                as_it_is = FileSource(disk.image.file, disk.image.format, disk.image.virtual_size_mib)
+                self._write(call, disk.file, self._content(call, as_it_is))
             return True
 
     def ensure_seed(self, file: str, content: bytes) -> bool:
@@ -172,6 +210,47 @@ class SimulatedDatastore:
             " virtual_mib = excluded.virtual_mib, backing = excluded.backing, checksum = excluded.checksum",
             (*self._key, file, size, virtual_mib, backing, checksum),
         )
+
+    def _check_unused(self, call: Call, source: FileSource) -> None:
+        """Raise Busy where a guest may write to what is to be read."""
+        sql = (
+            "SELECT name FROM domains WHERE state IN ('running', 'paused') AND instr(spec, ?)"
+            " AND (? OR host = ?)"
+        )
+        values = (self.path(source.file), self.capabilities.shared, self._host)
+        if not source.snapshot_id and (row := call.one(sql, values)):
+            raise Busy(f'{self._host}: Failed to get shared "write" lock: {row[0]} uses {source.file}.')
+
+    def _size(self, call: Call, file: str) -> int:
+        row = call.one(
+            "SELECT size FROM files WHERE datastore = ? AND host = ? AND name = ?", (*self._key, file)
+        )
+        if row is None:
+            raise call.failure(f"Could not open '{self.path(file)}': No such file or directory")
+        return int(row[0])
+
+    def _checksum(self, call: Call, file: str) -> bytes:
+        row = call.one(
+            "SELECT checksum FROM files WHERE datastore = ? AND host = ? AND name = ?", (*self._key, file)
+        )
+        return row[0] or b""
+
+    def _content(self, call: Call, source: FileSource) -> str:
+        """What a guest wrote last on a disk, or on the one that an image was made of."""
+        where = (*self._key, source.file)
+        if not source.snapshot_id:
+            sql = "SELECT content FROM disk_content WHERE datastore = ? AND host = ? AND file = ?"
+            row = call.one(sql, where)
+            return str(row[0]) if row else ""
+        sql = "SELECT disk FROM snapshots WHERE datastore = ? AND host = ? AND file = ? AND id = ?"
+        row = call.one(sql, (*where, source.snapshot_id))
+        if row is None:
+            raise call.failure(f"Failed to load snapshot: Can't find snapshot {source.snapshot_id}")
+        return str(row[0])
+
+    def _write(self, call: Call, file: str, content: str) -> None:
+        if content:
+            call.execute("REPLACE INTO disk_content VALUES (?, ?, ?, ?)", (*self._key, file, content))
 
     def _drop(self, call: Call, file: str) -> bool:
         """On Linux a file that a running domain has open can be removed: nobody is asked."""

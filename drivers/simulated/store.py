@@ -58,6 +58,8 @@ CALLS = (
     "datastore.read_files",
     "datastore.ensure_writable",
     "datastore.ensure_image",
+    "datastore.ensure_image_from",
+    "datastore.read_image",
     "datastore.ensure_disk",
     "datastore.ensure_seed",
     "datastore.ensure_removed",

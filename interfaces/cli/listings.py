@@ -88,12 +88,18 @@ def datastores(session: Session) -> Rows:
 
 def images(session: Session) -> Rows:
     disks = dict(session.execute(select(Disk.image_id, func.count()).group_by(Disk.image_id)).all())
-    query = select(Image, Datastore.name).join(Datastore).order_by(Image.name)
+    templates = dict(
+        session.execute(select(Template.image_id, func.count()).group_by(Template.image_id)).all()
+    )
+    query = select(Image, Datastore.name, Tenant.name).join(Datastore, Datastore.id == Image.datastore_id)
+    query = query.outerjoin(Tenant, Tenant.id == Image.tenant_id).order_by(Image.name)
     return [
         {
             "id": i.id,
             "name": i.name,
             "state": i.state,
+            "tenant": tenant,
+            "published": i.published,
             "datastore": datastore,
             "file": i.file,
             "format": i.format,
@@ -101,9 +107,10 @@ def images(session: Session) -> Rows:
             "size_mib": i.size_mib,
             "sha256": i.sha256,
             "disks": disks.get(i.id, 0),
+            "templates": templates.get(i.id, 0),
             "created_at": i.created_at,
         }
-        for i, datastore in session.execute(query)
+        for i, datastore, tenant in session.execute(query)
     ]
 
 

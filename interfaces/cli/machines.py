@@ -28,7 +28,7 @@ SELECT vms.id, vms.name, tenants.name, vms.state, vms.desired,
        clouds.name, vms.instance_id, vms.instance_type, vms.zone, vms.hourly_price, vms.cloud_address,
        vms.protected, vms.hold_until, vms.next_vcpu, vms.next_memory_mib
 FROM vms JOIN tenants ON tenants.id = vms.tenant_id LEFT JOIN hosts ON hosts.id = vms.host_id
-LEFT JOIN clouds ON clouds.id = vms.cloud_id JOIN templates ON templates.id = vms.template_id
+LEFT JOIN clouds ON clouds.id = vms.cloud_id LEFT JOIN templates ON templates.id = vms.template_id
 {_WHICH}
 ORDER BY vms.name, vms.created_at
 """  # noqa: S608 (fixed text)

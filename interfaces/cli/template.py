@@ -73,6 +73,17 @@ def create(
     print_line(f"Template {name} is ready: vdc vm deploy --template {name}")
 
 
+@group.command()
+@click.argument("name")
+def delete(name: str) -> None:
+    """Forget a template; refused while machines that were made from it are there."""
+    from vdc.catalog import delete_template
+
+    with writing() as session:
+        delete_template(session, name, actor=actor())
+    print_line(f"Template {name} is gone.")
+
+
 def _read(file: str) -> str:
     try:
         return Path(file).read_text()

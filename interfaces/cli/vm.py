@@ -20,6 +20,7 @@ from interfaces.cli.output import (
     print_table,
 )
 from interfaces.cli.resize import resize
+from interfaces.cli.saving import save_as
 from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
 from interfaces.cli.snapshot import group as snapshot
 from interfaces.cli.snapshot import tree
@@ -37,6 +38,7 @@ group.add_command(resize)
 for command in (*power.COMMANDS, *hold.COMMANDS, *screen.COMMANDS):
     group.add_command(command)
 group.add_command(snapshot)
+group.add_command(save_as)
 
 
 @group.command("list")

@@ -10,7 +10,8 @@ import pytest
 
 from tests.contract.bench import IMAGE_MIB, MIB, Bench
 from tests.contract.threads import THREADS, at_once
-from vdc.errors import DriverFailure, HostUnreachable, Invalid
+from vdc.errors import DriverFailure, HostUnreachable, Invalid, Unsupported
+from vdc.model import DiskSpec, FileSource, ImageSeen, ImageSpec
 
 
 @pytest.fixture
@@ -101,6 +102,78 @@ def test_disk_smaller_than_its_image_is_refused(bench: Bench) -> None:
     assert datastore.read_files() == {}
 
 
+def _of(bench: Bench, disk: DiskSpec, **changes: object) -> tuple[ImageSpec, FileSource]:
+    """An image that is to be made of a disk."""
+    image_format = bench.drivers.datastore.capabilities.disk_format
+    image = ImageSpec("made", f"image-made.{image_format}", image_format, disk.size_mib)
+    return image, replace(FileSource(disk.file, disk.format, disk.size_mib), **changes)  # type: ignore[arg-type]
+
+
+def test_image_made_of_a_disk_needs_no_other_file(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", size_mib=IMAGE_MIB)
+    datastore.ensure_image(bench.image, bench.source)
+    datastore.ensure_disk(disk)
+    image, source = _of(bench, disk)
+    assert datastore.ensure_image_from(image, source)
+    seen = datastore.read_image(image)
+    assert seen.size_bytes == datastore.read_files()[image.file] > 0
+    assert not datastore.ensure_image_from(image, source)
+    assert datastore.read_image(image) == seen
+    datastore.ensure_removed([disk.file, bench.image.file])
+    assert set(datastore.read_files()) == {image.file}
+    assert bench.hand.holds_image(image.file, bench.source)
+    again = replace(bench.disk("vm-b-disk0.img", size_mib=64), image=image)
+    datastore.ensure_disk(again)
+    assert bench.hand.virtual_size_mib(again.file) == 64
+    assert bench.hand.holds_image(again.file, bench.source)
+
+
+def test_copy_of_an_image_is_the_same(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    datastore.ensure_image(bench.image, bench.source)
+    assert datastore.read_image(bench.image) == ImageSeen(bench.source.stat().st_size, bench.image.sha256)
+    copy = replace(bench.image, image_id="copy", file="image-copy.qcow2", sha256="")
+    source = FileSource(bench.image.file, bench.image.format, IMAGE_MIB, whole=True)
+    assert datastore.ensure_image_from(copy, source)
+    assert not datastore.ensure_image_from(copy, source)
+    assert datastore.read_image(copy) == datastore.read_image(bench.image)
+
+
+def test_image_of_what_is_not_there_fails_and_leaves_nothing(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    image, source = _of(bench, bench.disk("vm-a-disk0.img"))
+    for changed in (source, replace(source, whole=True)):
+        with pytest.raises(DriverFailure, match=r"vm-a-disk0\.img") as failed:
+            datastore.ensure_image_from(image, changed)
+        assert failed.value.host == bench.host.name
+    with pytest.raises(DriverFailure, match=r"image-made"):
+        datastore.read_image(image)
+    assert datastore.read_files() == {}
+
+
+def test_image_of_a_snapshot_that_is_not_there_is_not_made(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", blank=True)
+    datastore.ensure_disk(disk)
+    image, source = _of(bench, disk, snapshot_id="f00d")
+    with pytest.raises(DriverFailure if datastore.capabilities.snapshots else Unsupported, match="snapshot"):
+        datastore.ensure_image_from(image, source)
+    assert set(datastore.read_files()) == {disk.file}
+
+
+def test_threads_that_want_the_same_image_agree_on_one_maker(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", blank=True)
+    datastore.ensure_disk(disk)
+    image, source = _of(bench, disk)
+    assert sum(at_once(lambda _: datastore.ensure_image_from(image, source), range(THREADS))) == 1
+    assert set(datastore.read_files()) == {disk.file, image.file}
+    bench.hand.plant_file(f"{image.file}.part-f00d", 100)
+    assert datastore.ensure_removed([image.file])
+    assert set(datastore.read_files()) == {disk.file}
+
+
 def test_disk_without_its_image_fails_and_leaves_nothing(bench: Bench) -> None:
     datastore = bench.drivers.datastore
     with pytest.raises(DriverFailure, match=r"image-contract\.qcow2") as failed:
@@ -185,6 +258,9 @@ def test_names_that_are_no_plain_files_are_refused(bench: Bench, file: str) -> N
         lambda: datastore.ensure_seed(file, b""),
         lambda: datastore.ensure_image(replace(bench.image, file=file), bench.source),
         lambda: datastore.ensure_disk(bench.disk(file, blank=True)),
+        lambda: datastore.ensure_image_from(replace(bench.image, file=file), FileSource("vm-a", "raw", 1)),
+        lambda: datastore.ensure_image_from(bench.image, FileSource(file, "raw", 1)),
+        lambda: datastore.read_image(replace(bench.image, file=file)),
         lambda: datastore.ensure_removed(["vm-a", file]),
     ]
     for call in calls:

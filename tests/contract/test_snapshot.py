@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import pytest
 
 from tests.contract.bench import Bench, Machine
-from vdc.errors import DriverFailure
-from vdc.model import SnapshotSpec
+from vdc.errors import Busy, DriverFailure
+from vdc.model import FileSource, ImageSpec, SnapshotSpec
 
 TIMEOUT_S = 120.0
 
@@ -215,3 +216,32 @@ def test_they_go_with_the_disk(subject: Subject) -> None:
     subject.bench.drivers.datastore.ensure_removed([subject.machine.disk.file])
     assert subject.kept() == {}
     assert not subject.remove(first)
+
+
+def test_an_image_is_made_of_one_moment_while_the_guest_writes_on(subject: Subject) -> None:
+    bench = subject.bench
+    datastore, disk = bench.drivers.datastore, subject.machine.disk
+    subject.start()
+    subject.write_disk(7)
+    moment = subject.take("disk")
+    subject.write_disk(9)
+    image = ImageSpec("made", "image-made.qcow2", "qcow2", disk.size_mib)
+    source = FileSource(disk.file, disk.format, disk.size_mib, snapshot_id=moment.snapshot_id)
+    assert datastore.ensure_image_from(image, source)
+    assert subject.remove(moment)
+    twin = bench.machine()
+    twin = replace(twin, disk=replace(twin.disk, image=image))
+    bench.provide(twin)
+    assert bench.hand.read_disk(twin.spec) == 7
+    assert (subject.disk(), subject.state(), subject.kept()) == (9, "running", {})
+
+
+def test_no_image_is_made_of_a_disk_that_a_guest_writes_to(subject: Subject) -> None:
+    disk = subject.machine.disk
+    subject.start()
+    image = ImageSpec("made", "image-made.qcow2", "qcow2", disk.size_mib)
+    with pytest.raises(Busy):
+        subject.bench.drivers.datastore.ensure_image_from(
+            image, FileSource(disk.file, disk.format, disk.size_mib)
+        )
+    assert image.file not in subject.bench.drivers.datastore.read_files()

@@ -9,6 +9,8 @@ from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
     BillRequest,
+    CloneImageRequest,
+    DeleteImageRequest,
     DeleteSnapshotRequest,
     DeployRequest,
     DrainRequest,
@@ -19,6 +21,7 @@ from vdc.requests import (
     PowerRequest,
     ResizeRequest,
     RevertRequest,
+    SaveAsRequest,
     ScaleTestRequest,
     SnapshotRequest,
     TerminateRequest,
@@ -95,6 +98,24 @@ def import_image(**request: Any) -> str:
     from flows.import_image import import_image as flow
 
     return flow(ImportImageRequest(**request))
+
+
+def delete_image(image: str) -> str:
+    from flows.delete_image import delete_image as flow
+
+    return flow(DeleteImageRequest(image=image))
+
+
+def save_as(vm: str, image: str) -> str:
+    from flows.save_image import save_as as flow
+
+    return flow(SaveAsRequest(vm=vm, image=image))
+
+
+def clone_image(image: str, name: str, tenant: str = "") -> str:
+    from flows.save_image import clone_image as flow
+
+    return flow(CloneImageRequest(image=image, name=name, tenant=tenant))
 
 
 def enroll_host(**request: Any) -> str:

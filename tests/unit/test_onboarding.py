@@ -16,7 +16,7 @@ from vdc.inventory import read_session, write_session
 from vdc.onboarding import Onboarded, onboard, parse
 from vdc.pricing import ListPrices
 from vdc.requests import DeployRequest
-from vdc.schema import Operation, Tenant, User, Vnet
+from vdc.schema import Image, Operation, Tenant, User, Vnet
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb25lISE= a@b"
 
@@ -141,3 +141,17 @@ def test_yaml_that_is_none_or_acts_is_refused() -> None:
     for text in ("a: [", "!!python/object/apply:os.system ['true']", "- 1", ""):
         with pytest.raises(Invalid, match=r"acme\.yaml"):
             parse(text, "acme.yaml")
+
+
+def test_an_image_of_another_tenant_is_not_for_its_template(site: Site) -> None:
+    _run(site, _file())
+    other = _file(tenant="other", user={"name": "bob"}, network={"cidr": "10.21.0.0/24"})
+    with write_session(site.url) as session:
+        acme = session.query(Tenant).filter(Tenant.name == "acme").one()
+        session.query(Image).update({"tenant_id": acme.id, "published": False})
+    assert _run(site, _file()).changes == []
+    with pytest.raises(Forbidden, match="tiny belongs to another tenant than other, and is not published"):
+        _run(site, other)
+    with write_session(site.url) as session:
+        session.query(Image).update({"published": True})
+    assert _run(site, other).template == "other-web"

@@ -92,14 +92,13 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
         check_name("Machine", request.name)
     template = find(session, Template, "template", request.template)
     image = session.get_one(Image, template.image_id)
-    if image.state != "ready":
-        raise InvalidState(f"Image {image.name} of template {template.name} is {image.state}, not ready.")
     tenant = find(session, Tenant, "tenant", request.tenant)
     if request.vnets is None:
         vnets = [session.get_one(Vnet, vnet_id) for vnet_id in template.vnet_ids]
     else:
         vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
     _check_owners(session, tenant, template, vnets)
+    check_usable(image, tenant)
     if (request.hold or request.at) and request.burst != "never":
         raise Invalid("A machine on hold has its place on a host of ours: it cannot burst.")
     vcpu = template.vcpu if request.vcpu is None else request.vcpu
@@ -125,6 +124,16 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
     for what, row in owned:
         if row.tenant_id not in (None, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
+
+
+def check_usable(image: Image, tenant: Tenant | None = None) -> None:
+    """Raise InvalidState where an image is not ready, Forbidden where `tenant` may not use it."""
+    if image.state != "ready":
+        raise InvalidState(f"Image {image.name} is {image.state}, not ready.")
+    if tenant and not image.published and image.tenant_id != tenant.id:
+        raise Forbidden(
+            f"Image {image.name} belongs to another tenant than {tenant.name}, and is not published."
+        )
 
 
 def _check_scale_test(session: Session, request: DeployRequest) -> None:
