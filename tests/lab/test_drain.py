@@ -77,7 +77,7 @@ def test_drained_while_in_use(clean: Datacenter) -> None:
     place = clean
     enable(place, "h2", False)
     run.deploy(name="web", count=3, memory_mib=96)
-    run.deploy(name="off", start="stopped")
+    run.deploy(name="off", start="stopped", memory_mib=96)
     enable(place, "h2", True)
     probe = open_probe(place.lab.lab.lab_id, VLAN, "10.3.0.250/24")
     neighbour = open_probe(place.lab.lab.lab_id, VLAN + 1, "10.3.0.250/24")
