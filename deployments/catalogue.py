@@ -49,6 +49,7 @@ CATALOGUE = (
     Row("import-image", "flows.import_image.import_image"),
     Row("onboard-tenant", "flows.onboard_tenant.onboard_tenant"),
     Row("migrate", "flows.migrate.migrate"),
+    Row("verify", "flows.verify.verify"),
     Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),
     # Not in the minutes of reconcile, which asks the same hosts.
     Row("meter", "flows.meter.meter", cron="2-59/5 * * * *", single=True),
