@@ -20,7 +20,7 @@ from vdc.access import actor
 from vdc.burnin import Entry, entries_of, judge, tally
 from vdc.claims.burnin import Burnin, claim_burnin, machines_of
 from vdc.claims.marks import protect
-from vdc.errors import Invalid, OperationFailed, Refused, VdcError
+from vdc.errors import Invalid, OperationFailed, VdcError
 from vdc.inventory import write_session
 from vdc.operations import close
 from vdc.requests import BurninRequest, MachinesRequest, PowerRequest, TerminateRequest, VerifyRequest
@@ -140,14 +140,16 @@ def _looked_at(
         journal = Journal(file, len(before) or request.operations, say)
         act(burnin, journal)
     stages = [("as the users left it", look("as the users left it"))]
-    left: list[str] = []
+    gone = Check("its machines can be switched off and removed")
     if keep:
         left = [seen.name for seen in read(machines_of, request)]
     else:
-        _switch_off(request)
+        problems = _switch_off(request)
         stages.append(("switched off", look("switched off")))
         left = remove(request, say)
         stages.append(("removed", look("removed")))
+        problems += [f"vm/{name} is still there" for name in left]
+        gone = Check(gone.name, tuple(problems))
     entries = journal.told()
     wrong = _differing(before, entries) if before else []
     # What a replay does in another order may be refused where it was done, or the reverse.
@@ -159,11 +161,7 @@ def _looked_at(
     checks = [
         Check(c.name, c.problems + _changed(was, stages)) if c.name == "golden images" else c for c in checks
     ]
-    if left and not keep:
-        checks.append(Check("machines removed", tuple(f"vm/{name} is still there" for name in left)))
-    elif not keep:
-        checks.append(Check("machines removed"))
-    report = Report(str(directory), tally(entries), checks, wrong, left)
+    report = Report(str(directory), tally(entries), checks if keep else [*checks, gone], wrong, left)
     (directory / "summary.json").write_text(json.dumps(report.told(), indent=2, default=str) + "\n")
     return report
 
@@ -195,26 +193,28 @@ def _differing(before: Sequence[Entry], entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _switch_off(request: BurninRequest) -> None:
-    """Nobody has their disks open any more."""
+def _switch_off(request: BurninRequest) -> list[str]:
+    """Nobody has their disks open any more. Returns what went wrong."""
     on = [s.name for s in read(machines_of, request) if s.state in (VmState.RUNNING, VmState.PAUSED)]
-    if on:
-        power(PowerRequest(verb="stop", vms=on, tenant=request.tenant, hard=True))
+    try:
+        if on:
+            power(PowerRequest(verb="stop", vms=on, tenant=request.tenant, hard=True))
+    except VdcError as error:
+        return [str(error)]
+    return []
 
 
 def remove(request: BurninRequest, say: Say) -> list[str]:
     """Remove the burn-in's machines, whatever state they are in; names of those that would not go."""
     for attempt in range(2):
-        if attempt:
-            # What somebody died over, or what ended in the dark, is reconcile's to finish.
-            try:
-                reconcile()
-            except (Refused, OperationFailed) as error:
-                say(f"Reconcile: {error}")
         names = [seen.name for seen in read(machines_of, request)]
         if not names:
             return []
         try:
+            if attempt:
+                # What somebody died over, or what ended in the dark, is reconcile's to finish.
+                reconcile()
+                names = [seen.name for seen in read(machines_of, request)]
             _unprotect(request)
             terminate(TerminateRequest(vms=names, tenant=request.tenant))
         except VdcError as error:

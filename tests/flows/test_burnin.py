@@ -94,7 +94,7 @@ def test_a_log_is_asked_for_again(site: Site, tmp_path: Path, alone: bool) -> No
     from deployments.burnin import course
 
     before = site.snapshot()
-    _burnin(tmp_path / "first", operations=30)
+    _burnin(tmp_path / "first", operations=16)
     log = tmp_path / "first" / "log.jsonl"
     report = course.replay(log, tmp_path / "again", lambda _text: None, alone=alone)
     assert report.failed == []
@@ -115,7 +115,7 @@ def test_one_user_draws_the_same_again(site: Site, tmp_path: Path) -> None:
     """Nobody else changes what he sees, so that the seed alone decides."""
     asked = []
     for name in ("first", "again"):
-        _burnin(tmp_path / name, operations=25, users=1, seed=11)
+        _burnin(tmp_path / name, operations=15, users=1, seed=11)
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()[1:]
         entries = entries_of(lines)
         assert all(bool(e.case) == (e.outcome == "refused") for e in entries), "alone, each ends as it must"
