@@ -7,6 +7,7 @@ from datetime import timedelta
 from prefect import flow
 
 from flows.settings import flow_options
+from tasks import telling
 from tasks.batches import read
 from tasks.verifying import check_bills, check_image, check_machine, compare_hosts
 from vdc import verification
@@ -40,4 +41,5 @@ def verify(request: VerifyRequest) -> Verified:
         "bills": check_bills(window),
     }
     checks = tuple(Check(name, tuple(problems)) for name, problems in found.items())
+    telling.verify_result(checks)
     return Verified(checks, {key: sha256 for key, (sha256, _) in sums.items() if sha256})

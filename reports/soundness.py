@@ -51,16 +51,18 @@ def unsound(events: pd.DataFrame, lives: list[Life], window: Window) -> list[str
     """
     of_vm = spans(events, window)
     charged = charges(of_vm)
-    longs = (charged["end"] - charged["begin"]).groupby([charged["vm_id"], charged["what"]]).sum()
+    longs: dict[str, dict[str, pd.Timedelta]] = {}
+    for vm_id, what, begin, end in charged[["vm_id", "what", "begin", "end"]].itertuples(index=False):
+        of = longs.setdefault(vm_id, {})
+        of[what] = of.get(what, pd.Timedelta(0)) + (end - begin)
     last = of_vm[of_vm["end"] == window.end].set_index("vm_id")["running"].to_dict()
     found = []
     for life in lives:
         begin, end = max(life.begin, window.begin), min(life.end or window.end, window.end)
         wall = max(end - begin, pd.Timedelta(0))
-        of_life = longs[longs.index.get_level_values("vm_id") == life.vm_id].droplevel("vm_id")
         found += [
             f"vm/{life.name} is charged {what} for longer than it was there"
-            for what, long in of_life.items()
+            for what, long in longs.get(life.vm_id, {}).items()
             if long > wall
         ]
         runs = bool(last.get(life.vm_id, False))
