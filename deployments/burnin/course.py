@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from deployments.burnin.users import LOG, Journal, Say, draw_and_act, open_log, repeat
 from flows.power import power
@@ -100,10 +101,18 @@ def _course(
     keep: bool,
     before: Sequence[Entry] = (),
 ) -> Report:
-    burnin = claimed(claim_burnin, request, prices=environment().settings.prices)
-    with fenced(burnin.claim):
+    file = open_log(directory)
+    try:
+        burnin = claimed(claim_burnin, request, prices=environment().settings.prices)
+    except BaseException:
+        file.close()
+        (directory / LOG).unlink()
+        with suppress(OSError):  # others may have files there
+            directory.rmdir()
+        raise
+    with file, fenced(burnin.claim):
         try:
-            report = _looked_at(burnin, directory, say, act, keep, before)
+            report = _looked_at(burnin, directory, file, say, act, keep, before)
         except BaseException as error:
             say("It ends before its time.")
             left = [] if keep else remove(request, say)
@@ -120,6 +129,7 @@ def _course(
 def _looked_at(
     burnin: Burnin,
     directory: Path,
+    file: TextIO,
     say: Say,
     act: Callable[[Burnin, Journal], None],
     keep: bool,
@@ -135,10 +145,9 @@ def _looked_at(
     was = look("before")
     for problem in (f"{c.name}: {p}" for c in was.checks for p in c.problems):
         say(f"Wrong before it began, and not counted: {problem}")
-    with open_log(directory) as file:
-        file.write(json.dumps({"request": request.model_dump(mode="json"), "at": since.isoformat()}) + "\n")
-        journal = Journal(file, len(before) or request.operations, say)
-        act(burnin, journal)
+    file.write(json.dumps({"request": request.model_dump(mode="json"), "at": since.isoformat()}) + "\n")
+    journal = Journal(file, len(before) or request.operations, say)
+    act(burnin, journal)
     stages = [("as the users left it", look("as the users left it"))]
     gone = Check("its machines can be switched off and removed")
     if keep:

@@ -232,8 +232,10 @@ def test_what_cannot_be_is_refused_before_anything_is_touched(site: Site, tmp_pa
     for log in (no_log, tmp_path / "nosuch.jsonl"):
         with pytest.raises(Invalid, match=log.name):
             course.replay(log, tmp_path / "out", lambda _text: None, alone=True)
-    assert site.rows() == rows
     assert not (tmp_path / "out").exists()
+    with pytest.raises(Invalid, match="A log cannot be begun in"):
+        _burnin(no_log)
+    assert site.rows() == rows
 
 
 def test_machines_of_the_same_seed_are_not_taken_for_its_own(site: Site, tmp_path: Path) -> None:
