@@ -54,6 +54,7 @@ CATALOGUE = (
     Row("migrate", "flows.migrate.migrate"),
     Row("resize", "flows.resize.resize"),
     Row("drain", "flows.drain.drain"),
+    Row("verify", "flows.verify.verify"),
     Row("reconcile", "flows.reconcile.reconcile", cron="*/5 * * * *", single=True),
     # Not in the minutes of reconcile, which asks the same hosts.
     Row("meter", "flows.meter.meter", cron="2-59/5 * * * *", single=True),

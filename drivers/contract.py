@@ -253,6 +253,16 @@ class Datastore(Protocol):
     def ensure_removed(self, files: Sequence[str]) -> bool:
         """Remove these files and half-written forms of them."""
 
+    def check_disk(self, file: str) -> list[str]:
+        """What is wrong inside a disk, as far as its format tells; empty: nothing.
+
+        A file that is not there is such a finding. Raises Busy while a guest has it open, if its format
+        keeps anything beside the guest's bytes.
+        """
+
+    def read_sha256(self, file: str) -> str:
+        """Checksum of the file's bytes, in hex, worked out where they are."""
+
 
 class Network(Protocol):
     """The switch of one host."""

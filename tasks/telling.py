@@ -21,6 +21,7 @@ from vdc.reconciliation import Finding
 from vdc.records import Concluded
 from vdc.requests import DeployRequest, DrainRequest, EnrollHostRequest, ImportImageRequest
 from vdc.tariff import Tariff
+from vdc.verification import Check
 
 LISTED = "`vdc vm list --all`"
 
@@ -224,6 +225,14 @@ def meter_result(metered: Metered) -> None:
 
 def sweep_result(removed: int, retention_days: int) -> None:
     publish("sweep-result", f"{_many(removed, 'sample')} older than {retention_days} days removed.")
+
+
+def verify_result(checks: Sequence[Check]) -> None:
+    wrong = [(check.name, problem) for check in checks for problem in check.problems]
+    summary = f"{_many(len(wrong), 'problem')} in {_many(len(checks), 'check')}."
+    rows = [{"Check": check.name, "Result": check.result} for check in checks]
+    found = [{"Check": name, "Wrong": problem} for name, problem in wrong]
+    publish("verify-result", summary, table(rows), table(found))
 
 
 def reconcile_result(findings: Sequence[Finding]) -> None:

@@ -6,6 +6,7 @@ a secret or a person's data: templates are named, not sent along.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -269,6 +270,26 @@ class OnboardTenantRequest(Request):
     """Make a tenant what its file says."""
 
     file: str = Field(description="Path of the tenant's file (YAML) on the control machine.")
+
+
+class VerifyRequest(Request):
+    """Look whether the platform is sound; nothing is changed."""
+
+    bills_since: datetime | None = Field(
+        default=None, description="Check the bills from this instant on; None: of the last day."
+    )
+    besides: str = Field(default="", description="Id of an operation that may be open; else empty.")
+
+
+class BurninRequest(Request):
+    """Random operations by several users at once, on machines of their own that none of them stays."""
+
+    template: str = Field(description="Name of the template whose machines are made.")
+    operations: int = Field(default=200, description="How many operations, by all users together.")
+    users: int = Field(default=4, description="How many users at the same time.")
+    seed: int = Field(default=1, description="Of what is drawn.")
+    max_machines: int = Field(default=8, description="How many machines at the same time, at most.")
+    tenant: str = Field(default="default", description="Whose machines they are, and whose quota they use.")
 
 
 class BillRequest(Request):

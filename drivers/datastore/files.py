@@ -101,6 +101,13 @@ rm -fv -- "$@"
 )
 
 
+_SHA256 = _ENTER + 'sha256sum < "$2"'
+
+MISSING = "there is no such file"
+WHOLE_FILE_TIMEOUT_S = 900.0
+"""For an act that reads a whole image or disk."""
+
+
 def directory_of(uri: str) -> str:
     """The directory in a datastore's URI, such as `qcow2:///srv/vdc`. Raises Invalid."""
     parts = urlsplit(uri)
@@ -172,7 +179,7 @@ def ensure_image(
 ) -> bool:
     """Upload `source` as `image.file`. Raises Invalid if it is not what was inspected."""
     what = f"storing {image.file} in {directory}"
-    if script(ssh, _EXISTS, directory, plain(image.file), what=what).strip() == "found":
+    if exists(ssh, directory, image.file):
         return False
     try:
         with source.open("rb") as file:
@@ -258,6 +265,17 @@ def ensure_removed(ssh: Ssh, directory: str, files: Sequence[str]) -> bool:
         return False
     what = f"removing {', '.join(names[:5])}{' and more' if len(names) > 5 else ''} from {directory}"
     return bool(script(ssh, _REMOVE, directory, *names, what=what))
+
+
+def exists(ssh: Ssh, directory: str, file: str) -> bool:
+    what = f"looking for {file} in {directory}"
+    return script(ssh, _EXISTS, directory, plain(file), what=what).strip() == "found"
+
+
+def read_sha256(ssh: Ssh, directory: str, file: str) -> str:
+    what = f"reading all of {file} in {directory}"
+    answer = script(ssh, _SHA256, directory, plain(file), what=what, timeout_s=WHOLE_FILE_TIMEOUT_S)
+    return answer.split()[0]
 
 
 def _made(ssh: Ssh, what: str, answer: str) -> bool:

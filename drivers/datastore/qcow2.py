@@ -5,6 +5,7 @@ A directory that each host has for itself is `qcow2:///srv/vdc/local?shared=no`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from drivers import ssh as ssh_module
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.datastore import files
 from drivers.ssh import Ssh
+from vdc.errors import Busy
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
 
 # The backing file is named relative to the overlay, so the directory may be mounted elsewhere tomorrow.
@@ -25,6 +27,15 @@ else
 fi
 publish "$@"
 """
+
+# Exit status (qemu-img(1)): 0 clean, 2 corrupt, 3 clusters leaked, 1 the check could not be made.
+_CHECK = """
+set -eu; cd -- "$1"
+if [ ! -e "$2" ]; then echo missing; exit 0; fi
+code=0; told=$(qemu-img check -f qcow2 -- "$2" 2>&1) || code=$?
+printf '%s\\n%s\\n' "$code" "$told"
+"""
+_VERDICT = re.compile(r"were found on the image|Could not open|Check failed")
 
 
 class Qcow2Datastore:
@@ -78,6 +89,29 @@ class Qcow2Datastore:
 
     def ensure_removed(self, names: Sequence[str]) -> bool:
         return files.ensure_removed(self._ssh, self._directory, names)
+
+    def check_disk(self, file: str) -> list[str]:
+        what = f"checking {file} in {self._directory}"
+        answer = files.script(
+            self._ssh,
+            _CHECK,
+            self._directory,
+            files.plain(file),
+            what=what,
+            timeout_s=files.WHOLE_FILE_TIMEOUT_S,
+        )
+        code, _, told = answer.partition("\n")
+        if code == "missing":
+            return [files.MISSING]
+        if code == "0":
+            return []
+        if '"write" lock' in told:
+            raise Busy(f"{self._ssh.name}: {what}: a guest has it open.")
+        lines = [line for line in told.splitlines() if line]
+        return [line for line in lines if _VERDICT.search(line)] or lines[:3]
+
+    def read_sha256(self, file: str) -> str:
+        return files.read_sha256(self._ssh, self._directory, file)
 
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:

@@ -84,6 +84,13 @@ class RawDatastore:
     def ensure_removed(self, names: Sequence[str]) -> bool:
         return files.ensure_removed(self._ssh, self._directory, names)
 
+    def check_disk(self, file: str) -> list[str]:
+        """The bytes of a raw disk are its guest's alone: it is there, or it is not."""
+        return [] if files.exists(self._ssh, self._directory, file) else [files.MISSING]
+
+    def read_sha256(self, file: str) -> str:
+        return files.read_sha256(self._ssh, self._directory, file)
+
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:
     """What the datastore can do, no host asked. Raises Invalid for a malformed `uri`."""

@@ -258,6 +258,11 @@ class Simulation:
             row = (datastore, host, file, size)
             db.execute("INSERT INTO files(datastore, host, name, size) VALUES (?, ?, ?, ?)", row)
 
+    def damage(self, datastore: str, file: str, problem: str, host: str = "") -> None:
+        """Bytes of the file are not what they were; `problem` is what a check of it tells."""
+        with self._db.transaction() as db:
+            db.execute("REPLACE INTO damage VALUES (?, ?, ?, ?)", (datastore, host, file, problem))
+
     def add_port(self, host: str, switch: str, device: str) -> None:
         """A port that no domain uses."""
         with self._db.transaction() as db:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -189,6 +190,37 @@ class SimulatedDatastore:
                     call.fail_if("halfway")
                 removed |= self._drop(call, file) | self._drop_parts(call, file)
             return removed
+
+    def check_disk(self, file: str) -> list[str]:
+        path = self.path(file)
+        with self._call("check_disk", file) as call:
+            if not self._has(call, file):
+                return ["there is no such file"]
+            damage = self._damage(call, file)
+            if self.capabilities.disk_format != "qcow2":
+                return []
+            running = call.execute("SELECT spec FROM domains WHERE state IN ('running', 'paused')")
+            if any(path in json.loads(spec)["files"] for (spec,) in running):
+                raise Busy(f"{self._host}: checking {path}: a guest has it open.")
+            return [damage] if damage else []
+
+    def read_sha256(self, file: str) -> str:
+        """Of an image that a driver stored, its own; else of what is there instead of bytes."""
+        _plain(file)
+        with self._call("read_sha256", file) as call:
+            sql = "SELECT size, checksum FROM files WHERE datastore = ? AND host = ? AND name = ?"
+            row = call.one(sql, (*self._key, file))
+            if row is None:
+                raise call.failure(f"{self.path(file)}: No such file or directory")
+            damage = self._damage(call, file)
+        if row[1] and not damage:
+            return bytes(row[1]).hex()
+        return hashlib.sha256(f"{row[0]} {damage}".encode()).hexdigest()
+
+    def _damage(self, call: Call, file: str) -> str:
+        sql = "SELECT problem FROM damage WHERE datastore = ? AND host = ? AND file = ?"
+        row = call.one(sql, (*self._key, file))
+        return str(row[0]) if row else ""
 
     def _has(self, call: Call, file: str) -> bool:
         return bool(

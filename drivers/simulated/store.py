@@ -63,6 +63,8 @@ CALLS = (
     "datastore.ensure_disk",
     "datastore.ensure_seed",
     "datastore.ensure_removed",
+    "datastore.check_disk",
+    "datastore.read_sha256",
     "network.ensure_network",
     "network.read_ports",
     "network.ensure_ports_removed",
@@ -111,8 +113,13 @@ CREATE TABLE snapshots(
     datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
     size_mib INTEGER NOT NULL, disk TEXT NOT NULL, memory TEXT NOT NULL,
     PRIMARY KEY (datastore, host, file, id)) WITHOUT ROWID;
+-- What is wrong inside a file.
+CREATE TABLE damage(
+    datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, problem TEXT NOT NULL,
+    PRIMARY KEY (datastore, host, file)) WITHOUT ROWID;
 CREATE TRIGGER content_removed AFTER DELETE ON files BEGIN
     DELETE FROM disk_content WHERE datastore = old.datastore AND host = old.host AND file = old.name;
+    DELETE FROM damage WHERE datastore = old.datastore AND host = old.host AND file = old.name;
     DELETE FROM snapshots WHERE datastore = old.datastore AND host = old.host AND file = old.name; END;
 CREATE TABLE switches(name TEXT PRIMARY KEY, vlan INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE uplinks(host TEXT NOT NULL, switch TEXT NOT NULL, PRIMARY KEY (host, switch)) WITHOUT ROWID;

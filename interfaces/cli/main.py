@@ -32,6 +32,7 @@ NOUNS = {
     "cloud": "Clouds that take machines when our hosts are full",
     "vm": "Machines: deploy, list, show, terminate",
     "scale-test": "How fast machines are made and removed, against a bare loop",
+    "burnin": "Random operations by several users, and whether the platform is sound afterwards",
     "bill": "What tenants owe: preview, month, list, show",
     "operation": "What was done, by whom, with what outcome",
     "lab": "Real hypervisor hosts on this machine, to try things on",

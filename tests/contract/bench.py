@@ -63,6 +63,9 @@ class Hand(Protocol):
     def plant_file(self, file: str, size: int) -> None:
         """Put a file into the datastore's directory."""
 
+    def damage(self, file: str) -> None:
+        """Write over what the format keeps of a qcow2 file's clusters."""
+
     def plant_port(self, device: str) -> None:
         """Plug a device, which no domain uses, into the switch."""
 

@@ -85,6 +85,15 @@ class LabHand:
             self._run("ip", "link", "add", self._loose, "type", "bridge")
         return f"{self._network}://{self._loose}"
 
+    def damage(self, file: str) -> None:
+        """Its first block of reference counts, found by its header (docs/interop/qcow2.txt of QEMU)."""
+        with (self._shared / file).open("r+b") as image:
+            image.seek(48)
+            table = int.from_bytes(image.read(8), "big")
+            image.seek(table)
+            image.seek(int.from_bytes(image.read(8), "big"))
+            image.write(b"\0" * 16)
+
     def plant_file(self, file: str, size: int) -> None:
         (self._shared / file).write_bytes(b"x" * size)
 

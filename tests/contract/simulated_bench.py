@@ -51,6 +51,9 @@ class SimulatedHand:
     def plant_file(self, file: str, size: int) -> None:
         self._simulation.add_file("store", file, size)
 
+    def damage(self, file: str) -> None:
+        self._simulation.damage("store", file, "1 errors were found on the image.")
+
     def plant_port(self, device: str) -> None:
         self._simulation.add_port("h1", "trunk0", device)
 

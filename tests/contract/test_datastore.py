@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.bench import IMAGE_MIB, MIB, Bench
 from tests.contract.threads import THREADS, at_once
-from vdc.errors import DriverFailure, HostUnreachable, Invalid, Unsupported
+from vdc.errors import Busy, DriverFailure, HostUnreachable, Invalid, Unsupported
 from vdc.model import DiskSpec, FileSource, ImageSeen, ImageSpec
 
 
@@ -262,6 +262,8 @@ def test_names_that_are_no_plain_files_are_refused(bench: Bench, file: str) -> N
         lambda: datastore.ensure_image_from(bench.image, FileSource(file, "raw", 1)),
         lambda: datastore.read_image(replace(bench.image, file=file)),
         lambda: datastore.ensure_removed(["vm-a", file]),
+        lambda: datastore.check_disk(file),
+        lambda: datastore.read_sha256(file),
     ]
     for call in calls:
         with pytest.raises(Invalid, match="plain file name"):
@@ -292,6 +294,38 @@ def test_threads_that_want_different_files_do_not_disturb_each_other(bench: Benc
     assert set(datastore.read_files()) == {bench.image.file}
 
 
+def test_what_is_wrong_inside_a_disk_is_told(bench: Bench) -> None:
+    datastore, disk = bench.drivers.datastore, bench.disk("vm-a-disk0.img")
+    assert datastore.check_disk(disk.file) == ["there is no such file"]
+    datastore.ensure_image(bench.image, bench.source)
+    datastore.ensure_disk(disk)
+    assert datastore.check_disk(disk.file) == []
+    if datastore.capabilities.disk_format != "qcow2":
+        return
+    bench.hand.damage(disk.file)
+    (problem,) = datastore.check_disk(disk.file)
+    assert "errors were found on the image" in problem
+
+
+def test_a_disk_in_use_is_not_checked(bench: Bench) -> None:
+    datastore, machine = bench.drivers.datastore, bench.machine()
+    bench.provide(machine)
+    bench.drivers.hypervisor.ensure_started(machine.spec.name)
+    if datastore.capabilities.disk_format == "qcow2":
+        with pytest.raises(Busy, match=machine.disk.file):
+            datastore.check_disk(machine.disk.file)
+    bench.drivers.hypervisor.ensure_stopped(machine.spec.name)
+    assert datastore.check_disk(machine.disk.file) == []
+
+
+def test_checksum_is_that_of_the_bytes(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    datastore.ensure_image(bench.image, bench.source)
+    assert datastore.read_sha256(bench.image.file) == bench.image.sha256
+    with pytest.raises(DriverFailure):
+        datastore.read_sha256("image-nowhere.qcow2")
+
+
 def test_shared_files_are_seen_from_another_host(bench: Bench) -> None:
     if not bench.drivers.datastore.capabilities.shared:
         return
@@ -311,6 +345,8 @@ def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
         datastore.ensure_writable,
         lambda: datastore.ensure_seed("vm-a-seed.iso", b""),
         lambda: datastore.ensure_removed(["vm-a-seed.iso"]),
+        lambda: datastore.check_disk("vm-a-disk0.img"),
+        lambda: datastore.read_sha256("image-a.img"),
     ):
         with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
             call()

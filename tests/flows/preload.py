@@ -1,5 +1,6 @@
 """All flows: imported once by the server that test processes are forked from (tests/flows/processes.py)."""
 
+import deployments.burnin.course  # noqa: F401
 import flows.delete_image
 import flows.deploy
 import flows.enroll_host
