@@ -129,7 +129,8 @@ def test_a_guest_that_does_not_listen_is_switched_hard(clean: Datacenter, probe:
             vcpu=1,
             memory_mib=96,
             vnets=["blue"],
-            start_script="killall acpid qemu-ga; hostname deaf-now",
+            # Again: one that has only been forked is not called so yet.
+            start_script="for n in 1 2 3; do killall acpid qemu-ga; sleep 1; done; hostname deaf-now",
             actor="test",
         )
     run.deploy(name="web", template="deaf")
