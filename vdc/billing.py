@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.documents import Document, canonical, sha256
 from vdc.errors import InvalidState, NotFound, VdcError
 from vdc.months import Month, Window
 from vdc.names import find
@@ -41,7 +39,7 @@ class Draft:
     tenant_id: str
     total: Decimal
     currency: str
-    document: dict[str, Any]
+    document: Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def read_bill(session: Session, number: int) -> tuple[Bill, str]:
         last = session.scalar(select(func.max(Bill.number)))
         raise NotFound(f"There is no bill {number}. " + (f"The last is {last}." if last else "None is yet."))
     bill, tenant = row
-    if _sha256(bill.document) != bill.sha256:
+    if sha256(bill.document) != bill.sha256:
         raise VdcError(f"Bill {number} is not what was issued: its checksum is not {bill.sha256}.")
     return bill, tenant
 
@@ -198,7 +196,7 @@ def _written(
     assert claim.claim is not None
     now = utc_now()
     final = {"number": number, "issued_at": now.isoformat(timespec="seconds"), "issued_by": issued_by}
-    document = json.dumps(draft.document | final, indent=2, ensure_ascii=False) + "\n"
+    document = canonical(draft.document | final)
     bill = Bill(
         number=number,
         tenant_id=tenant.tenant_id,
@@ -206,14 +204,10 @@ def _written(
         total=draft.total,
         currency=draft.currency,
         document=document,
-        sha256=_sha256(document),
+        sha256=sha256(document),
         issued_at=now,
         issued_by=issued_by,
         operation_id=claim.claim.operation_id,
     )
     session.add(bill)
     return Issued(tenant.name, bill.month, number, bill.total, bill.currency, bill.sha256, new=True)
-
-
-def _sha256(document: str) -> str:
-    return hashlib.sha256(document.encode()).hexdigest()

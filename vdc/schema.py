@@ -458,9 +458,27 @@ class Bill(Base):
     total: Mapped[Decimal]
     currency: Mapped[str] = mapped_column(String(3))
     document: Mapped[str] = mapped_column(Text)
-    """The bill as JSON, to the byte."""
+    """The bill as canonical JSON (vdc/documents.py), to the byte."""
     sha256: Mapped[str] = mapped_column(String(64))
     """Of `document` in UTF-8."""
+    issued_at: Mapped[datetime]
+    issued_by: Mapped[str] = mapped_column(String(127))
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+
+
+class CreditNote(Base):
+    """What was given back of a bill, as it was sent. Written once, like a bill."""
+
+    __tablename__ = "credit_notes"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """1, 2, 3, ... without a gap: a series of its own."""
+    bill_number: Mapped[int] = mapped_column(ForeignKey("bills.number"), index=True)
+    total: Mapped[Decimal]
+    """What is given back: above 0."""
+    currency: Mapped[str] = mapped_column(String(3))
+    reason: Mapped[str] = mapped_column(String(500))
+    document: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
     issued_at: Mapped[datetime]
     issued_by: Mapped[str] = mapped_column(String(127))
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))

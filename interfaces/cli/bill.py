@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
+from interfaces.cli import bill_audit, credit
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
 from interfaces.cli.session import reading
 
 LINE_COLUMNS = (
+    "line",
     "machine",
     "what",
     "from",
@@ -25,6 +26,7 @@ LINE_COLUMNS = (
 )
 NUMBERS = ("hours", "quantity", "unit_price", "amount")
 BILL_COLUMNS = ("number", "tenant", "month", "total", "currency", "sha256")
+LISTED_COLUMNS = ("number", "tenant", "month", "total", "credited", "currency", "sha256")
 
 tenant_option = click.option("--tenant", default="", help="Only this tenant's.")
 tariff_option = click.option(
@@ -40,6 +42,11 @@ def group() -> None:
     """What tenants owe: a preview of the running month, bills of those that are over."""
 
 
+group.add_command(credit.group)
+for command in bill_audit.COMMANDS:
+    group.add_command(command)
+
+
 @group.command()
 @tenant_option
 @click.option("--month", default="", help="Such as 2026-10; none: the running one.")
@@ -49,20 +56,8 @@ def group() -> None:
 def preview(tenant: str, month: str, tariff: str, out: Path | None, as_json: bool) -> None:
     """What was used until now, priced. Not a bill: nothing is written down."""
     from reports import files
-    from vdc.billing import Billed
-    from vdc.errors import InvalidState
-    from vdc.months import Month
-    from vdc.schema import utc_now
 
-    now = utc_now()
-
-    def month_of(billed: Billed) -> Month:
-        chosen = Month.parse(month) if month else Month.of(now, billed.time_zone)
-        if now < billed.window(chosen).begin:
-            raise InvalidState(f"Month {chosen} has not begun for tenant {billed.name}.")
-        return chosen
-
-    documents = _previews(tenant, month_of, tariff, now)
+    documents = read_previews(tenant, month, tariff)
     written = [file for document in documents for file in files.write(document, out)] if out else []
     if as_json:
         print_json(documents)
@@ -73,19 +68,25 @@ def preview(tenant: str, month: str, tariff: str, out: Path | None, as_json: boo
         note(f"Written: {file}")
 
 
-def _previews(tenant: str, month_of: Any, tariff: str, now: datetime) -> list[dict[str, Any]]:
+def read_previews(tenant: str, month: str, tariff: str = "") -> list[dict[str, Any]]:
+    """One of each tenant, as far as the month has gone. Raises InvalidState where it has not begun."""
     from reports.bill import bills
     from reports.usage import read_events
     from vdc.billing import read_site, read_tenants
+    from vdc.errors import InvalidState
+    from vdc.months import Month
+    from vdc.schema import utc_now
 
-    prices = read_tariff(tariff)
+    now, prices = utc_now(), read_tariff(tariff)
     documents = []
     with reading() as session:
         site = read_site(session)
         for billed in read_tenants(session, tenant):
-            month = month_of(billed)
-            events = read_events(session, [billed.tenant_id], billed.window(month))
-            drafts = bills(events, [billed], month, prices, site=site, now=now)
+            chosen = Month.parse(month) if month else Month.of(now, billed.time_zone)
+            if now < billed.window(chosen).begin:
+                raise InvalidState(f"Month {chosen} has not begun for tenant {billed.name}.")
+            events = read_events(session, [billed.tenant_id], billed.window(chosen))
+            drafts = bills(events, [billed], chosen, prices, site=site, now=now)
             documents += [draft.document for draft in drafts]
     return documents
 
@@ -144,19 +145,25 @@ def _issued_row(bill: Any) -> dict[str, Any]:
 @tenant_option
 @json_option
 def list_(tenant: str, as_json: bool) -> None:
-    """Bills that were issued, by number."""
+    """Bills that were issued, by number, and what was given back of them."""
     from vdc.billing import read_issued, read_tenants
+    from vdc.crediting import read_credits
 
     with reading() as session:
         if tenant:
             read_tenants(session, tenant)  # refuses an unknown one
+        given: dict[int, Decimal] = {}
+        for note_ in read_credits(session, tenant=tenant):
+            given[note_.bill] = given.get(note_.bill, Decimal("0.00")) + note_.total
         rows = [
-            {key: getattr(bill, key) for key in BILL_COLUMNS} for bill in read_issued(session, tenant=tenant)
+            {key: getattr(bill, key) for key in BILL_COLUMNS}
+            | {"credited": given.get(bill.number or 0, Decimal("0.00"))}
+            for bill in read_issued(session, tenant=tenant)
         ]
     if as_json:
         print_json(rows)
         return
-    print_table(rows, BILL_COLUMNS, empty="No bill was issued yet. Issue one: vdc bill month YYYY-MM")
+    print_table(rows, LISTED_COLUMNS, empty="No bill was issued yet. Issue one: vdc bill month YYYY-MM")
 
 
 @group.command()
@@ -165,7 +172,7 @@ def list_(tenant: str, as_json: bool) -> None:
 @json_option
 def show(number: int, out: Path | None, as_json: bool) -> None:
     """A bill as it was issued, after its checksum was compared."""
-    document, about = _read(number)
+    document, about = read_issued_bill(number)
     written = _write(number, out) if out else []
     if as_json:
         print_json(about | {"document": document})
@@ -176,7 +183,8 @@ def show(number: int, out: Path | None, as_json: bool) -> None:
         note(f"Written: {file}")
 
 
-def _read(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_issued_bill(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its document, and what is kept beside it. Raises NotFound."""
     import json
 
     from vdc.billing import read_bill
@@ -205,6 +213,9 @@ def _print_document(document: dict[str, Any]) -> None:
     else:
         title = f"Bill {document['number']}"
     print_line(f"{title}. Tenant {document['tenant']}, {document['month']} ({document['time_zone']}).")
-    rows = [line | {key: Decimal(line[key]) for key in NUMBERS} for line in document["lines"]]
+    rows = [
+        line | {"line": number} | {key: Decimal(line[key]) for key in NUMBERS}
+        for number, line in enumerate(document["lines"], 1)
+    ]
     print_table(rows, LINE_COLUMNS, empty="Nothing was used.")
     print_line(f"Total: {document['total']} {document['currency']}")

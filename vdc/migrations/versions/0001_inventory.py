@@ -147,6 +147,27 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "month", name=op.f("uq_bills_tenant_id_month")),
     )
     op.create_table(
+        "credit_notes",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("bill_number", sa.Integer(), nullable=False),
+        sa.Column("total", vdc.schema.ExactDecimal(length=40), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("issued_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("issued_by", sa.String(length=127), nullable=False),
+        sa.Column("operation_id", sa.String(length=36), nullable=False),
+        sa.ForeignKeyConstraint(["bill_number"], ["bills.number"], name=op.f("fk_credit_notes_bill_number")),
+        sa.ForeignKeyConstraint(
+            ["operation_id"], ["operations.id"], name=op.f("fk_credit_notes_operation_id")
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_credit_notes")),
+    )
+    with op.batch_alter_table("credit_notes", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_credit_notes_bill_number"), ["bill_number"], unique=False)
+
+    op.create_table(
         "cloud_prices",
         sa.Column("cloud_id", sa.String(length=36), nullable=False),
         sa.Column("instance_type", sa.String(length=40), nullable=False),
@@ -443,6 +464,10 @@ def downgrade() -> None:
     op.drop_table("images")
     op.drop_table("host_datastores")
     op.drop_table("cloud_prices")
+    with op.batch_alter_table("credit_notes", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_credit_notes_bill_number"))
+
+    op.drop_table("credit_notes")
     op.drop_table("bills")
     op.drop_table("tenants")
     op.drop_table("site")
