@@ -1,4 +1,4 @@
-"""A bill: charges priced by a tariff, a line each, rounded once at the line; the total is the sum of lines.
+"""A bill: priced lines as a document; the total is the sum of the lines.
 
 A bill is a plain document (a dict with the keys of docs/billing.md, decimals as text): what is issued is its
 JSON, and every other form is made from it alone.
@@ -6,6 +6,8 @@ JSON, and every other form is made from it alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
 from typing import Any
@@ -13,115 +15,144 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from reports.usage import charges, spans
-from vdc.billing import Billed, Draft
-from vdc.errors import Invalid
-from vdc.months import HOUR_US, MICROSECOND, Month, Window
-from vdc.tariff import ITEMS, Item, Tariff, to_cent
+from reports.levels import levels, since_1970
+from reports.lines import PRECISION, lines, unit_of
+from vdc.billed import Billed, Draft
+from vdc.months import HOUR_US, Month, Window, instant_of
+from vdc.tariff import CENT
+from vdc.tariff_book import Piece, TariffBook
 
-PRECISION = 60
-"""Digits of intermediate results: products are exact, a quotient is cut far behind the cent."""
-
-_ITEM = {item.what: item for item in ITEMS}
-
-
-def unit_price(item: Item, tariff: Tariff, hourly_price: str, machine: str) -> Decimal:
-    """Price of one unit for an hour or a month, unrounded.
-
-    Raises Invalid for an instance whose price was never recorded: it must not be given away silently.
-    """
-    price: Decimal = getattr(tariff, item.price)
-    if item.provider == "local":
-        return price
-    if not hourly_price:
-        raise Invalid(f"Machine {machine} runs at {item.provider}, and no price of it was recorded.")
-    return Decimal(hourly_price) * price
+EXACT_PLACES = 30
+"""Decimal places of a quantity: a byte is 2**-30 GiB, and a line's amount follows from what is printed."""
 
 
-def amount(
-    item: Item, quantity: int, length_us: int, price: Decimal, month_hours: Decimal
-) -> tuple[Decimal, Decimal, Decimal]:
-    """Quantity in the item's unit, hours (unrounded), and the amount, rounded to the cent."""
-    with localcontext(prec=PRECISION):
-        units, hours = Decimal(quantity) / item.divisor, Decimal(length_us) / HOUR_US
-        exact = price * quantity * length_us / item.divisor / HOUR_US
-        return units, hours, to_cent(exact / month_hours if item.per_month else exact)
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What tenants with the same tariffs at the same times owe: `lines` as of reports.lines.LINES."""
+
+    tenants: tuple[Billed, ...]
+    pieces: tuple[Piece, ...]
+    window: Window
+    lines: pd.DataFrame
 
 
-def bill(
-    tenant: Billed,
+def accounts(
+    events: pd.DataFrame,
+    tenants: Sequence[Billed],
     month: Month,
-    tariff: Tariff,
-    charged: pd.DataFrame,
-    *,
-    site: str,
-    until: datetime | None = None,
-) -> Draft:
-    """The tenant's bill for charges that lie in its month.
+    book: TariffBook,
+    now: datetime | None = None,
+) -> list[Account]:
+    """What each tenant owes for the month; with `now` until then, or to its end if that was before.
 
-    With `until` it is a preview of a month that is not over: `charged` goes no further.
+    Raises Invalid where no tariff is in force, or an instance has no price.
     """
-    window, zone = tenant.window(month), ZoneInfo(tenant.time_zone)
-    lines = [_line(row, tariff, window.hours, zone) for row in charged.itertuples(index=False)]
-    total = sum((Decimal(line["amount"]) for line in lines), Decimal("0.00"))
-    document: dict[str, Any] = {
-        "kind": "bill" if until is None else "preview",
-        "number": None,
-        "site": site,
-        "tenant": tenant.name,
-        "month": str(month),
-        "time_zone": tenant.time_zone,
-        "from": window.begin.astimezone(zone).isoformat(),
-        "to": window.end.astimezone(zone).isoformat(),
-        "charged_until": (until or window.end).astimezone(zone).isoformat(),
-        "hours": _plain(window.hours),
-        "currency": tariff.currency,
-        "tariff": tariff.described(),
-        "lines": lines,
-        "total": str(total),
-    }
-    return Draft(tenant.tenant_id, total, tariff.currency, document)
-
-
-def _line(row: Any, tariff: Tariff, month_hours: Decimal, zone: ZoneInfo) -> dict[str, str]:
-    item = _ITEM[row.what]
-    begin, end = row.begin.to_pydatetime(), row.end.to_pydatetime()
-    price = unit_price(item, tariff, row.hourly_price, row.machine)
-    length_us = (end - begin) // MICROSECOND
-    units, hours, rounded = amount(item, int(row.quantity), length_us, price, month_hours)
-    return {
-        "machine": row.machine,
-        "vm_id": row.vm_id,
-        "what": item.what,
-        "from": begin.astimezone(zone).isoformat(),
-        "to": end.astimezone(zone).isoformat(),
-        "hours": _plain(hours),
-        "quantity": _plain(units),
-        "unit": item.unit,
-        "unit_price": _plain(price, places=12),
-        "per": item.unit_of_price,
-        "amount": str(rounded),
-    }
+    groups: dict[Any, list[Billed]] = {}
+    pieces_of = {}
+    for tenant in tenants:
+        window = tenant.window(month)
+        end = window.end if now is None else min(now, window.end)
+        pieces = tuple(book.pieces(tenant.name, Window(window.begin, end), tenant.time_zone))
+        key = (window, tuple((piece.window, piece.label) for piece in pieces))
+        groups.setdefault(key, []).append(tenant)
+        pieces_of[key] = pieces
+    of = levels(events)
+    made = []
+    for key, group in groups.items():
+        since = {tenant.tenant_id: tenant.since for tenant in group}
+        theirs = of[of["tenant_id"].isin(since).to_numpy()]
+        window = key[0]
+        made.append(
+            Account(tuple(group), pieces_of[key], window, lines(theirs, pieces_of[key], window.hours, since))
+        )
+    return made
 
 
 def bills(
     events: pd.DataFrame,
-    tenants: list[Billed],
+    tenants: Sequence[Billed],
     month: Month,
-    tariff: Tariff,
+    book: TariffBook,
     *,
     site: str,
     now: datetime | None = None,
 ) -> list[Draft]:
     """A draft for each tenant, in order. With `now` previews, which end then or with the month."""
-    drafts = []
-    for tenant in tenants:
-        window = tenant.window(month)
-        until = None if now is None else min(now, window.end)
-        of_tenant = events[events["tenant_id"] == tenant.tenant_id]
-        charged = charges(spans(of_tenant, Window(window.begin, until or window.end)))
-        drafts.append(bill(tenant, month, tariff, charged, site=site, until=until))
-    return drafts
+    drafts = {}
+    for account in accounts(events, tenants, month, book, now):
+        of_tenant = dict(iter(account.lines.groupby("tenant_id", observed=True, sort=False)))
+        none = account.lines.head(0)
+        for tenant in account.tenants:
+            drafts[tenant.tenant_id] = _draft(
+                account,
+                tenant,
+                of_tenant.get(tenant.tenant_id, none),
+                month,
+                site=site,
+                preview=now is not None,
+            )
+    return [drafts[tenant.tenant_id] for tenant in tenants]
+
+
+def _draft(
+    account: Account, tenant: Billed, of: pd.DataFrame, month: Month, *, site: str, preview: bool
+) -> Draft:
+    zone, total = ZoneInfo(tenant.time_zone), int(of["cents"].sum()) * CENT
+    last = account.pieces[-1]
+    with localcontext(prec=PRECISION):
+        rows = list(_lines(of, account.pieces, zone))
+    document: dict[str, Any] = {
+        "kind": "preview" if preview else "bill",
+        "number": None,
+        "site": site,
+        "tenant": tenant.name,
+        "month": str(month),
+        "time_zone": tenant.time_zone,
+        "from": account.window.begin.astimezone(zone).isoformat(),
+        "to": account.window.end.astimezone(zone).isoformat(),
+        "charged_until": last.window.end.astimezone(zone).isoformat(),
+        "hours": _plain(account.window.hours),
+        "currency": last.tariff.currency,
+        "tariff": last.tariff.described(),
+        "tariffs": [
+            {
+                "name": piece.label,
+                "from": piece.window.begin.astimezone(zone).isoformat(),
+                "to": piece.window.end.astimezone(zone).isoformat(),
+            }
+            | piece.tariff.described()
+            for piece in account.pieces
+        ],
+        "lines": rows,
+        "total": str(total),
+    }
+    return Draft(tenant.tenant_id, total, last.tariff.currency, document)
+
+
+def _lines(of: pd.DataFrame, pieces: Sequence[Piece], zone: ZoneInfo) -> Iterator[dict[str, str]]:
+    columns = [
+        of[name] for name in ("machine", "vm_id", "what", "quantity", "share", "price", "cents", "piece")
+    ]
+    edges = [since_1970(of[name]).tolist() for name in ("begin", "end")]
+    for machine, vm_id, what, quantity, share, price, cents, piece, begin, end in zip(
+        *(column.tolist() for column in columns), *edges, strict=True
+    ):
+        unit = unit_of(what, pieces[piece].tariff.currency)
+        yield {
+            "machine": machine,
+            "vm_id": vm_id,
+            "what": what,
+            "from": instant_of(begin).astimezone(zone).isoformat(),
+            "to": instant_of(end).astimezone(zone).isoformat(),
+            "hours": _plain(Decimal(end - begin) / HOUR_US),
+            "quantity": _plain(Decimal(quantity) / unit.divisor, EXACT_PLACES),
+            "unit": unit.unit,
+            "share": share,
+            "unit_price": _plain(Decimal(price), EXACT_PLACES),
+            "per": unit.per,
+            "amount": str(cents * CENT),
+            "tariff": pieces[piece].label,
+        }
 
 
 def _plain(value: Decimal, places: int = 6) -> str:

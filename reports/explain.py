@@ -57,8 +57,11 @@ def arithmetic(line: Mapping[str, Any], month_hours: str, currency: str) -> tupl
     length_us = (datetime.fromisoformat(line["to"]) - datetime.fromisoformat(line["from"])) // MICROSECOND
     with localcontext(prec=PRECISION):
         hours = Decimal(length_us) / HOUR_US
-        exact = Decimal(line["quantity"]) * Decimal(line["unit_price"]) * hours
-        factors = f"{_plain(hours)} hours x {line['quantity']} {line['unit']} x {line['unit_price']}"
+        exact = Decimal(line["quantity"]) * Decimal(line["unit_price"])
+        factors = f"{line['quantity']} {line['unit']} x {line['unit_price']}"
+        if line["per"].endswith((" hour", " month")):
+            exact *= hours
+            factors = f"{_plain(hours)} hours x {factors}"
         if line["per"].endswith(" month"):
             exact /= Decimal(month_hours)
             factors += f" / {month_hours} hours of the month"

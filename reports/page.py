@@ -12,14 +12,15 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from reports.html import draw, plain, template
-from vdc.tariff import ITEMS
+from vdc.tariff import WHATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Document = dict[str, Any]
 
-COLOURS = dict(zip((i.what for i in ITEMS), ("#1f5fa8", "#4fa3a5", "#c98a1b", "#9b4f96"), strict=True))
+_PALETTE = "#1f5fa8 #4fa3a5 #c98a1b #9b4f96 #7a8f3c #b5533c #6b6ea8 #3c8f6b #8f7a6b #555555 #bbbbbb"
+COLOURS = dict(zip(WHATS, _PALETTE.split(), strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -1,123 +1,163 @@
-"""From events to what was used: pure functions on frames, and the one query that feeds them.
+"""From events to what was used: pure functions on frames.
 
 An event frame has a row an event (EVENTS); a span frame a row for each time in which a machine was of one
-size and state; a charge frame a row for each time in which one thing was charged at one quantity. All times
-are half-open and in UTC, to the microsecond; spans of a machine never overlap.
+size, state and owner; a charge frame a row for each time in which one thing was charged at one quantity and
+one share of its price. All times are half-open and in UTC, to the microsecond; spans of a machine never
+overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from vdc.months import Window
-from vdc.schema import UsageEvent, Vm
-from vdc.tariff import ITEMS, Item
+from reports.levels import UNTOLD, Flags, Ints, as_instants, levels, since_1970
+from vdc.months import Window, microseconds
+from vdc.tariff import ITEMS, STATES, WHATS, Item, Tariff
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 EVENTS = {
-    "tenant_id": "str",
-    "vm_id": "str",
-    "machine": "str",
-    "kind": "str",
+    "tenant_id": "category",
+    "vm_id": "category",
+    "machine": "category",
+    "kind": "category",
     "at": "datetime64[us, UTC]",
     "vcpu": "int64",
     "memory_mib": "int64",
     "disk_mib": "int64",
-    "provider": "str",
-    "hourly_price": "str",
+    "provider": "category",
+    "hourly_price": "category",
+    "snapshot_mib": "int64",
+    "addresses": "int64",
+    "image": "category",
+    "bytes": "int64",
 }
-"""Columns of an event frame; `hourly_price` is a decimal number as text, empty on hosts of ours."""
+"""Columns of an event frame. `hourly_price` is a decimal number as text, empty on hosts of ours. A size that
+is not told is UNTOLD, a text empty. `image` is that of which the machine was made, `addresses` counts public
+ones, `bytes` is what was sent (of traffic alone)."""
 
-CHARGES = ["tenant_id", "vm_id", "machine", "what", "begin", "end", "quantity", "hourly_price"]
+_OTHERWISE = {"snapshot_mib": UNTOLD, "addresses": UNTOLD, "image": "", "bytes": 0}
 
-_RANK = {"created": 0, "stopped": 2, "suspended": 3, "started": 4, "resumed": 5, "terminated": 6}
-_OTHER = 1
-"""Order of what happened at the same instant. An event of another kind tells a new size, or nothing."""
-
-_RUNNING = {"created": 0.0, "stopped": 0.0, "suspended": 0.0, "started": 1.0, "resumed": 1.0}
+CHARGES = [
+    "tenant_id",
+    "vm_id",
+    "machine",
+    "what",
+    "begin",
+    "end",
+    "quantity",
+    "hourly_price",
+    "image",
+    "share",
+]
 
 
 def event_frame(rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
-    """Rows with the values of EVENTS, in that order, as a frame."""
-    frame = pd.DataFrame(list(rows), columns=list(EVENTS))
+    """Rows with the values of EVENTS, in that order, as a frame; None for what an event does not tell.
+
+    The last four may be left out of all of them.
+    """
+    told = list(rows)
+    names = list(EVENTS)[: len(told[0]) if told else None]
+    frame = pd.DataFrame(told, columns=names)
+    for name, value in _OTHERWISE.items():
+        if name not in frame:
+            frame[name] = value
+    for name, kind in EVENTS.items():
+        if kind == "int64":
+            frame[name] = frame[name].fillna(_OTHERWISE.get(name, UNTOLD))
+    frame["image"] = frame["image"].fillna("")
     frame["at"] = pd.to_datetime(frame["at"], utc=True)
     frame["hourly_price"] = [format(p, "f") if pd.notna(p) else "" for p in frame["hourly_price"]]
     return frame.astype(EVENTS)
 
 
 def read_events(session: Session, tenant_ids: Sequence[str], window: Window) -> pd.DataFrame:
-    """Events that bear on the window: from each machine's first, but not of machines gone before it."""
-    gone = select(UsageEvent.vm_id).where(UsageEvent.kind == "terminated", UsageEvent.at <= window.begin)
-    query = (
-        select(
-            UsageEvent.tenant_id,
-            UsageEvent.vm_id,
-            Vm.name,
-            UsageEvent.kind,
-            UsageEvent.at,
-            UsageEvent.vcpu,
-            UsageEvent.memory_mib,
-            UsageEvent.disk_mib,
-            UsageEvent.provider,
-            UsageEvent.hourly_price,
-        )
-        .join(Vm, Vm.id == UsageEvent.vm_id)
-        .where(UsageEvent.tenant_id.in_(tenant_ids), UsageEvent.at < window.end)
-        .where(UsageEvent.vm_id.not_in(gone))
-    )
-    return event_frame(tuple(row) for row in session.execute(query))
+    """Events that bear on the window: from each machine's first, but not of machines gone before it.
+
+    Of a machine that was another tenant's for a time, that one's too: they tell since when it is not.
+    """
+    # A history in a file is billed without a database, and should not wait for its library.
+    from reports.event_rows import event_rows
+
+    return event_frame(event_rows(session, tenant_ids, window))
 
 
 def spans(events: pd.DataFrame, window: Window) -> pd.DataFrame:
     """What each machine was, and when, within the window; one that is still there is so to its end.
 
-    Neither the order of the events nor how often each is told changes the answer.
+    Columns as of reports.levels.levels, with instants as `begin` and `end`, and `running`.
     """
-    told = events.drop_duplicates()
-    told = told.assign(rank=told["kind"].map(_RANK).fillna(_OTHER))
-    # By every column: what is equal in all that counts may not depend on the order in which it came.
-    told = told.sort_values(["vm_id", "at", "rank", *(c for c in EVENTS if c not in ("vm_id", "at"))])
-    told = told.reset_index(drop=True)
-    of_vm = told["vm_id"]
-    begun = told["kind"].isin(["created", "started", "resumed"]).groupby(of_vm).cummax()
-    ended = (told["kind"] == "terminated").groupby(of_vm).cummax()
-    told["running"] = told["kind"].map(_RUNNING).groupby(of_vm).ffill().fillna(0.0) > 0
-    told["instances"] = 1
-    told["begin"] = told["at"].clip(lower=window.begin)
-    following = told.groupby("vm_id")["at"].shift(-1)
-    told["end"] = following.fillna(window.end).clip(upper=window.end)
-    kept = told[begun & ~ended & (told["begin"] < told["end"])]
-    return kept.drop(columns=["kind", "at", "rank"]).reset_index(drop=True)
+    return cut(levels(events), window)
 
 
-def charges(of: pd.DataFrame) -> pd.DataFrame:
-    """What is charged for spans: a row for each item, machine and unbroken time of one quantity."""
-    of = of.assign(payer=of.groupby(["vm_id", "tenant_id", "hourly_price"], sort=False).ngroup())
-    frames = [frame for item in ITEMS if len(frame := _charged(of, item))]
-    if not frames:
-        return of.head(0).assign(what="", quantity=0)[CHARGES]
-    # Machines by name; of each its items in the tariff's order, and each of these by time.
-    return pd.concat(frames, ignore_index=True).sort_values(
-        ["tenant_id", "machine", "vm_id"], kind="stable", ignore_index=True
+def cut(of: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """Levels as spans: what lies in the window, where there was something."""
+    begins = np.maximum(of["begin"].to_numpy(), microseconds(window.begin))
+    ends = np.minimum(of["end"].to_numpy(), microseconds(window.end))
+    kept = of["there"].to_numpy() & (begins < ends)
+    of = of[kept].reset_index(drop=True)
+    return of.assign(
+        begin=as_instants(begins[kept]),
+        end=as_instants(ends[kept]),
+        running=of["state"] == STATES.index("running"),
     )
 
 
-def _charged(of: pd.DataFrame, item: Item) -> pd.DataFrame:
-    due = of[
-        (of["provider"] == item.provider) & (of["running"] | item.while_stopped) & (of[item.quantity] > 0)
-    ]
-    payer, quantity, begin, end = (due[c].to_numpy() for c in ("payer", item.quantity, "begin", "end"))
-    goes_on = (payer[1:] == payer[:-1]) & (quantity[1:] == quantity[:-1]) & (begin[1:] == end[:-1])
+def charges(of: pd.DataFrame, tariff: Tariff | None = None) -> pd.DataFrame:
+    """What is charged for spans: a row for each item, machine and unbroken time of one quantity and share.
+
+    `share` is what is paid of the price, as text. What a tariff (without one: the list prices') gives away is
+    left out.
+    """
+    tariff = tariff or Tariff()
+    frames = [frame for item in ITEMS if len(frame := _charged(of, item, tariff))]
+    if not frames:
+        return of.head(0).assign(what=pd.Categorical([], categories=WHATS), quantity=np.int64(0), share="")[
+            CHARGES
+        ]
+    charged = pd.concat(frames, ignore_index=True)
+    # Machines by name; of each its items in the tariff's order, and each of these by time.
+    by = [charged[name].cat.codes for name in ("vm_id", "machine", "tenant_id")]
+    return charged.take(np.lexsort(by)).reset_index(drop=True)
+
+
+def _charged(of: pd.DataFrame, item: Item, tariff: Tariff) -> pd.DataFrame:
+    shares = item.shares(tariff)
+    texts = list(dict.fromkeys(format(share, "f") for share in shares.values()))
+    share_of = np.array([texts.index(format(shares[state], "f")) for state in STATES])
+    free = np.array([shares[state] == 0 for state in STATES])
+    state = of["state"].to_numpy()
+    due: Flags = (of[item.quantity].to_numpy() > 0) & ~free[state]
+    due &= np.asarray(of["provider"] == item.provider)
+    if not item.reserved:
+        due &= of["made"].to_numpy()
+    if item.price == "licence_hour":
+        due &= np.asarray(of["image"].isin(tariff.licence_hour))
+    kept = np.flatnonzero(due)
+    payer = ["vm_id", "tenant_id", "hourly_price", *(["image"] if item.price == "licence_hour" else [])]
+    same: list[Ints] = [of[name].cat.codes.to_numpy()[kept] for name in payer]
+    quantity = of[item.quantity].to_numpy()[kept]
+    begin, end = (since_1970(of[name])[kept] for name in ("begin", "end"))
+    share = share_of[state[kept]]
+    goes_on = begin[1:] == end[:-1]
+    for values in (*same, quantity, share):
+        goes_on &= values[1:] == values[:-1]
     # Of a run of spans that go on from each other, the beginning of the first and the end of the last.
-    first, last = (np.ones(len(due), bool) for _ in range(2))
+    first, last = (np.ones(len(kept), bool) for _ in range(2))
     first[1:], last[:-1] = ~goes_on, ~goes_on
-    runs = due[first].assign(what=item.what, quantity=quantity[first], end=due["end"].array[last])
-    return runs[CHARGES]
+    runs = of.take(kept[first]).reset_index(drop=True)
+    return runs.assign(
+        what=pd.Categorical.from_codes(np.full(len(runs), WHATS.index(item.what)), categories=WHATS),
+        quantity=quantity[first],
+        end=as_instants(end[last]),
+        share=np.array(texts, object)[share[first]],
+    )[CHARGES]
 
 
 def hours(of: pd.DataFrame) -> pd.Series:
@@ -128,7 +168,7 @@ def hours(of: pd.DataFrame) -> pd.Series:
 def summary(of: pd.DataFrame) -> pd.DataFrame:
     """Of charges, a row a tenant: machines, and hours of each item in its unit (`vCPU`, GiB, instances)."""
     used = hours(of) * of["quantity"] / of["what"].map({i.what: i.divisor for i in ITEMS}).astype(float)
-    by_what = used.groupby([of["tenant_id"], of["what"]]).sum().unstack(fill_value=0.0)
+    by_what = used.groupby([of["tenant_id"], of["what"]], observed=True).sum().unstack(fill_value=0.0)
     by_what = by_what.reindex(columns=[i.what for i in ITEMS], fill_value=0.0)
-    by_what.insert(0, "machines", of.groupby("tenant_id")["vm_id"].nunique())
+    by_what.insert(0, "machines", of.groupby("tenant_id", observed=True)["vm_id"].nunique())
     return by_what

@@ -13,16 +13,17 @@ from tasks.environment import environment
 from vdc.billing import BillsClaim, Draft
 from vdc.inventory import read_session
 from vdc.months import Window
-from vdc.tariff import Tariff, load_tariff
+from vdc.tariff_book import TariffBook
+from vdc.tariff_file import load_tariff
 
 
-def tariff_of(file: str) -> Tariff:
+def tariff_of(file: str) -> TariffBook:
     """The tariff in `file`, or the site's list prices where none is named. Raises Invalid."""
-    return load_tariff(Path(file)) if file else environment().settings.prices
+    return TariffBook.always(load_tariff(Path(file)) if file else environment().settings.prices)
 
 
 @task(name="draft-bills", task_run_name="draft bills", cache_policy=NO_CACHE, persist_result=False)
-def draft_bills(claim: BillsClaim, tariff: Tariff) -> list[Draft]:
+def draft_bills(claim: BillsClaim, tariff: TariffBook) -> list[Draft]:
     """A draft for each of the claim's tenants that used anything in the month."""
     windows = [tenant.window(claim.month) for tenant in claim.tenants]
     widest = Window(min(w.begin for w in windows), max(w.end for w in windows))

@@ -20,7 +20,8 @@ from vdc.onboarding import Onboarded
 from vdc.reconciliation import Finding
 from vdc.records import Concluded
 from vdc.requests import DeployRequest, DrainRequest, EnrollHostRequest, ImportImageRequest
-from vdc.tariff import Tariff
+from vdc.tariff import PRICES
+from vdc.tariff_book import TariffBook
 from vdc.verification import Check
 
 LISTED = "`vdc vm list --all`"
@@ -185,8 +186,9 @@ def onboard_result(done: Onboarded) -> None:
     publish("onboard-tenant-result", summary, bullets(done.changes), has)
 
 
-def bill_plan(claim: BillsClaim, tariff: Tariff) -> None:
+def bill_plan(claim: BillsClaim, book: TariffBook) -> None:
     windows = [(tenant, tenant.window(claim.month)) for tenant in claim.tenants]
+    pieces = [piece for t, window in windows for piece in book.pieces(t.name, window, t.time_zone)]
     rows = [
         {
             "Tenant": tenant.name,
@@ -194,12 +196,18 @@ def bill_plan(claim: BillsClaim, tariff: Tariff) -> None:
             "From (UTC)": f"{window.begin:%Y-%m-%d %H:%M}",
             "Until (UTC)": f"{window.end:%Y-%m-%d %H:%M}",
             "Hours": window.hours.normalize(),
+            "Tariff": "; ".join(p.label for p in book.pieces(tenant.name, window, tenant.time_zone)),
         }
         for tenant, window in windows
     ]
-    prices = [{"Price": name, tariff.currency: value} for name, value in tariff.described().items()]
+    tariffs = {piece.label: piece.tariff for piece in pieces}
+    prices = [
+        {"Tariff": label, "Price": name, tariff.currency: getattr(tariff, name)}
+        for label, tariff in tariffs.items()
+        for name in PRICES
+    ]
     summary = f"Month {claim.month}: {_many(len(rows), 'tenant')} to bill, {len(claim.issued)} billed before."
-    publish("bill-plan", summary, table(rows), table([row for row in prices if row["Price"] != "currency"]))
+    publish("bill-plan", summary, table(rows), table(prices))
 
 
 def bill_result(month: object, issued: Sequence[Issued]) -> None:

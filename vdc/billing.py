@@ -11,35 +11,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
-from vdc.documents import Document, canonical, sha256
+from vdc.billed import Billed, Draft
+from vdc.documents import canonical, sha256
 from vdc.errors import InvalidState, NotFound, VdcError
-from vdc.months import Month, Window
+from vdc.months import Month
 from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.requests import BillRequest
 from vdc.schema import Bill, Operation, Site, Tenant, Vm, utc_now
-
-
-@dataclass(frozen=True, slots=True)
-class Billed:
-    """A tenant as a bill needs it."""
-
-    tenant_id: str
-    name: str
-    time_zone: str
-
-    def window(self, month: Month) -> Window:
-        return month.window(self.time_zone)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A bill without number: `document` is what will be its JSON."""
-
-    tenant_id: str
-    total: Decimal
-    currency: str
-    document: Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +54,7 @@ def read_tenants(session: Session, name: str = "") -> list[Billed]:
         rows: Sequence[Tenant] = [find(session, Tenant, "tenant", name)]
     else:
         rows = session.scalars(select(Tenant).order_by(Tenant.name)).all()
-    return [Billed(t.id, t.name, t.time_zone) for t in rows]
+    return [Billed(t.id, t.name, t.time_zone, t.created_at) for t in rows]
 
 
 def read_site(session: Session) -> str:

@@ -13,6 +13,17 @@ from vdc.errors import Invalid
 
 MICROSECOND = timedelta(microseconds=1)
 HOUR_US = 3_600_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def microseconds(instant: datetime) -> int:
+    """Since 1970, exactly."""
+    return (instant - _EPOCH) // MICROSECOND
+
+
+def instant_of(microseconds: int) -> datetime:
+    """The instant so long after the beginning of 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 @dataclass(frozen=True, slots=True, order=True)

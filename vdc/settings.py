@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdc.errors import Invalid
-from vdc.tariff import PRICES, Tariff, make_tariff
+from vdc.tariff import LIST_PRICES, Tariff, make_tariff
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -78,7 +78,7 @@ class Settings:
     @property
     def prices(self) -> Tariff:
         """The site's list prices: what plans show, and bills charge unless another tariff is named."""
-        values = {name: getattr(self, f"price_{name}") for name in PRICES}
+        values = {name: getattr(self, f"price_{name}") for name in LIST_PRICES}
         return make_tariff(values | {"currency": self.currency}, "Settings price_*")
 
     @property

@@ -92,11 +92,12 @@ def read_previews(tenant: str, month: str, tariff: str = "") -> list[dict[str, A
 
 
 def read_tariff(file: str) -> Any:
-    """The tariff of `--tariff`, or the site's list prices."""
+    """The tariff of `--tariff`, or the site's list prices, as a book."""
     from vdc.settings import load
-    from vdc.tariff import load_tariff
+    from vdc.tariff_book import TariffBook
+    from vdc.tariff_file import load_tariff
 
-    return load_tariff(Path(file)) if file else load().prices
+    return TariffBook.always(load_tariff(Path(file)) if file else load().prices)
 
 
 @group.command()

@@ -20,10 +20,11 @@ from reports import files
 from reports.bill import bills
 from reports.page import page, per_day
 from tests.unit.histories import TENANT, event, frame
-from vdc.billing import Billed, Draft
+from vdc.billed import Billed, Draft
 from vdc.errors import Invalid
 from vdc.months import Month
 from vdc.tariff import Tariff, to_cent
+from vdc.tariff_book import TariffBook
 
 DOC = (Path(__file__).parents[2] / "docs" / "billing.md").read_text()
 MADRID = Billed(TENANT, "acme", "Europe/Madrid")
@@ -31,8 +32,8 @@ OCTOBER = Month(2026, 10)
 
 
 def bill(*rows: Any, tenant: Billed = MADRID, month: Month = OCTOBER, **options: Any) -> Draft:
-    tariff = options.pop("tariff", Tariff())
-    (draft,) = bills(frame(*rows), [tenant], month, tariff, site="site", **options)
+    book = TariffBook.always(options.pop("tariff", Tariff()))
+    (draft,) = bills(frame(*rows), [tenant], month, book, site="site", **options)
     return draft
 
 
@@ -73,7 +74,7 @@ def test_the_bill_of_the_docs_to_the_cent() -> None:
 
 
 def test_the_tariff_of_the_docs_is_the_default(tmp_path: Path) -> None:
-    from vdc.tariff import load_tariff
+    from vdc.tariff_file import load_tariff
 
     found = re.search(r"```toml\n(.*?)```", DOC, re.DOTALL)
     assert found
@@ -124,7 +125,7 @@ def test_nothing_used_is_nothing_owed() -> None:
 
 def test_only_the_tenants_own_events_are_on_its_bill() -> None:
     other = Billed("t-other", "other", "UTC")
-    both = bills(frame(*documented()), [other, MADRID], OCTOBER, Tariff(), site="site")
+    both = bills(frame(*documented()), [other, MADRID], OCTOBER, TariffBook.always(Tariff()), site="site")
     assert [draft.total for draft in both] == [Decimal("0.00"), Decimal("55.86")]
 
 

@@ -10,7 +10,8 @@ import pytest
 from vdc.errors import Invalid
 from vdc.pricing import per_hour, per_month
 from vdc.settings import Settings
-from vdc.tariff import Tariff, load_tariff, to_cent
+from vdc.tariff import Tariff, to_cent
+from vdc.tariff_file import load_tariff
 
 TOML = """
 vcpu_hour = 0.1
