@@ -70,8 +70,8 @@ def since_1970(instants: pd.Series) -> Ints:
 def levels(events: pd.DataFrame) -> pd.DataFrame:
     """A row an event, by machine and time.
 
-    Columns: `vm_id` and NAMES (categories), SIZES, `state` (a number in STATES), `made` (there is something
-    on a host), `there` (it has its place), `begin` and `end` in microseconds since 1970 (FOREVER where nothing
+    Columns: `vm_id` and NAMES (categories), SIZES, `state` (a number in STATES), `made` (something is
+    on a host), `there` (it has its place), `begin`, `end` in microseconds since 1970 (FOREVER where nothing
     followed), `sent` (of traffic: bytes, else 0), `instances` (1).
     """
     codes = {name: _codes(events[name]) for name in ("vm_id", "kind", *NAMES)}
