@@ -21,8 +21,10 @@ from vdc.months import Month
 from vdc.requests import BillRequest
 from vdc.schema import Operation, Tenant, UsageEvent, Vm
 from vdc.tariff import Tariff
+from vdc.tariff_book import TariffBook
 
 ACTOR = "ada"
+LIST_PRICES = TariffBook.always(Tariff())
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,6 @@ class Ledger:
         with read_session(self.url) as session:
             for billed in claim.tenants:
                 events = read_events(session, [billed.tenant_id], billed.window(Month.parse(month)))
-                drafts += bills(events, [billed], claim.month, Tariff(), site=read_site(session))
+                drafts += bills(events, [billed], claim.month, LIST_PRICES, site=read_site(session))
         with write_session(self.url) as session:
             return record_bills(session, claim, [d for d in drafts if d.document["lines"]], ACTOR)
