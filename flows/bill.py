@@ -8,6 +8,7 @@ from flows.settings import flow_options
 from tasks import telling
 from tasks.batches import claimed, fenced, recorded
 from tasks.billing import draft_bills, tariff_of
+from tasks.environment import environment
 from vdc.access import actor
 from vdc.billing import Issued, claim_bills, record_bills
 from vdc.requests import BillRequest
@@ -26,6 +27,6 @@ def bill(request: BillRequest) -> list[Issued]:
         with fenced(claim.claim):
             telling.bill_plan(claim, tariff)
             drafts = draft_bills(claim, tariff)
-        issued = recorded(record_bills, claim, drafts, actor())
+        issued = recorded(record_bills, claim, drafts, actor(), environment().settings.seller)
     telling.bill_result(claim.month, issued)
     return issued

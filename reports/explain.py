@@ -58,11 +58,11 @@ def arithmetic(line: Mapping[str, Any], month_hours: str, currency: str) -> tupl
     with localcontext(prec=PRECISION):
         hours = Decimal(length_us) / HOUR_US
         exact = Decimal(line["quantity"]) * Decimal(line["unit_price"])
-        factors = f"{line['quantity']} {line['unit']} x {line['unit_price']}"
-        if line["per"].endswith((" hour", " month")):
+        factors = f"{_plain(Decimal(line['quantity']))} {line['unit']} x {line['unit_price']}"
+        if line["per"].endswith(("hour", "month")):
             exact *= hours
             factors = f"{_plain(hours)} hours x {factors}"
-        if line["per"].endswith(" month"):
+        if line["per"].endswith("month"):
             exact /= Decimal(month_hours)
             factors += f" / {month_hours} hours of the month"
         amount = to_cent(exact)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from jinja2 import Template
 from markupsafe import Markup
 
 from reports.html import draw, plain, template
+from reports.printed import by_machine, by_what, how, with_sides
+from vdc.documents import Document, label
 from vdc.tariff import WHATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Document = dict[str, Any]
 
 _PALETTE = "#1f5fa8 #4fa3a5 #c98a1b #9b4f96 #7a8f3c #b5533c #6b6ea8 #3c8f6b #8f7a6b #555555 #bbbbbb"
 COLOURS = dict(zip(WHATS, _PALETTE.split(), strict=True))
@@ -40,24 +40,15 @@ def _instant(text: str) -> str:
 
 
 def page(document: Document) -> str:
-    """The bill as HTML."""
-    machines: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for line in document["lines"]:
-        machines.setdefault((line["machine"], line["vm_id"]), []).append(line)
-    groups = [
-        {"name": name, "vm_id": vm_id, "lines": lines, "total": sum(Decimal(x["amount"]) for x in lines)}
-        for (name, vm_id), lines in machines.items()
-    ]
-    by_what = {
-        what: sum((Decimal(x["amount"]) for x in document["lines"] if x["what"] == what), Decimal(0))
-        for what in COLOURS
-    }
+    """The bill, preview or credit note as HTML."""
     return _template().render(
-        bill=document,
-        machines=groups,
-        by_what={what: total for what, total in by_what.items() if total},
+        bill=with_sides(document),
+        how=how(document),
+        title=label(document),
+        machines=by_machine(document),
+        by_what=by_what(document),
         colours=COLOURS,
-        plot=plot(document) if document["lines"] else "",
+        plot=plot(document) if document["lines"] and document["kind"] != "credit note" else "",
     )
 
 

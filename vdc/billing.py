@@ -12,13 +12,16 @@ from sqlalchemy.orm import Session
 
 from vdc import operations
 from vdc.billed import Billed, Draft
-from vdc.documents import canonical, sha256
+from vdc.customers import addressed
+from vdc.documents import Party, canonical, sha256
 from vdc.errors import InvalidState, NotFound, VdcError
 from vdc.months import Month
 from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.requests import BillRequest
 from vdc.schema import Bill, Operation, Site, Tenant, Vm, utc_now
+
+NOBODY = Party()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ def _check_closed(session: Session, tenant: Billed, month: Month, now: datetime)
 
 
 def record_bills(
-    session: Session, claim: BillsClaim, drafts: Sequence[Draft], issued_by: str
+    session: Session, claim: BillsClaim, drafts: Sequence[Draft], issued_by: str, seller: Party = NOBODY
 ) -> list[Issued]:
     """Number the drafts and write them down, all or none; a tenant without a draft had nothing to bill.
 
@@ -165,17 +168,24 @@ def record_bills(
             made.append(Issued(tenant.name, str(claim.month)))
             continue
         number += 1
-        made.append(_written(session, claim, tenant, draft, number, issued_by))
+        made.append(_written(session, claim, tenant, draft, number, issued_by, seller))
     return [*claim.issued, *made]
 
 
 def _written(
-    session: Session, claim: BillsClaim, tenant: Billed, draft: Draft, number: int, issued_by: str
+    session: Session,
+    claim: BillsClaim,
+    tenant: Billed,
+    draft: Draft,
+    number: int,
+    issued_by: str,
+    seller: Party,
 ) -> Issued:
     assert claim.claim is not None
     now = utc_now()
     final = {"number": number, "issued_at": now.isoformat(timespec="seconds"), "issued_by": issued_by}
-    document = canonical(draft.document | final)
+    sides = addressed(draft.document, session.get_one(Tenant, tenant.tenant_id), seller)
+    document = canonical(sides | final)
     bill = Bill(
         number=number,
         tenant_id=tenant.tenant_id,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from vdc import operations
 from vdc.billing import read_bill
+from vdc.customers import credited_tax
 from vdc.documents import Document, canonical, sha256
 from vdc.errors import Conflict, Invalid, InvalidState, NotFound, VdcError
 from vdc.operations import Opening
@@ -21,6 +22,9 @@ from vdc.schema import Bill, CreditNote, Tenant, utc_now
 from vdc.tariff import CENT
 
 MAX_REASON = 500
+
+SAME = ("site", "tenant", "month", "time_zone", "currency", "seller", "customer")
+"""What a credit note has from its bill."""
 
 Lines = Mapping[int, Decimal | None]
 """Number of a bill's line -> what is given back of it; None: all that is left."""
@@ -63,10 +67,12 @@ def issue_credit_note(
         raise InvalidState(f"Nothing is left to give back of bill {bill_number}.")
     amounts = {n: _amount(bill_number, n, asked, left) for n, asked in sorted(wanted.items())}
     total = sum(amounts.values(), Decimal("0.00"))
-    _check_total(session, bill, total)
+    given = sum((note.total for note in _of_bill(session, bill_number)), Decimal("0.00"))
+    _check_total(bill, given, total)
     credited = [_line(n, document["lines"][n - 1], amount) for n, amount in amounts.items()]
     _check_new(session, bill_number, credited, reason)
-    return _written(session, bill, tenant, document, credited, total, reason, actor)
+    tax = credited_tax(document, given, total)
+    return _written(session, bill, tenant, document, credited, total, tax, reason, actor)
 
 
 def read_credited_lines(session: Session, bill_number: int) -> dict[int, Decimal]:
@@ -141,10 +147,9 @@ def _amount(bill_number: int, line: int, asked: Decimal | None, left: Mapping[in
     return asked.quantize(CENT)
 
 
-def _check_total(session: Session, bill: Bill, total: Decimal) -> None:
+def _check_total(bill: Bill, before: Decimal, total: Decimal) -> None:
     if total <= 0:
         raise Invalid(f"These lines of bill {bill.number} add up to {total}: there is nothing to give back.")
-    before = sum((note.total for note in _of_bill(session, bill.number)), Decimal("0.00"))
     if before + total > bill.total:
         raise InvalidState(
             f"{total} {bill.currency} is more than what is left of bill {bill.number}: its total is "
@@ -174,6 +179,7 @@ def _written(
     billed: Document,
     lines: list[dict[str, Any]],
     total: Decimal,
+    tax: dict[str, str] | None,
     reason: str,
     actor: str,
 ) -> Credited:
@@ -183,7 +189,8 @@ def _written(
     claim = operations.open_one(session, opening, actor=actor)
     now = utc_now()
     number = (session.scalar(select(func.max(CreditNote.number))) or 0) + 1
-    same = {key: billed[key] for key in ("site", "tenant", "month", "time_zone", "currency")}
+    payable = total + (Decimal(tax["amount"]) if tax else 0)
+    same = {key: billed[key] for key in SAME}
     document = canonical(
         {
             "kind": "credit note",
@@ -194,6 +201,8 @@ def _written(
             "reason": reason,
             "lines": lines,
             "total": str(total),
+            "tax": tax,
+            "payable": str(payable),
             "issued_at": now.isoformat(timespec="seconds"),
             "issued_by": actor,
         }

@@ -10,9 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One side of a bill, as it is to be printed. Empty where nothing was said."""
+
+    name: str = ""
+    address: str = ""
+    tax_id: str = ""
 
 
 def canonical(document: Mapping[str, Any]) -> str:

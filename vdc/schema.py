@@ -115,6 +115,14 @@ class Tenant(Base):
     burst_max_vms: Mapped[int | None]
     burst_max_price: Mapped[Decimal | None]
     """What one such machine may cost an hour at most, in the cloud's currency."""
+    legal_name: Mapped[str] = mapped_column(String(200), default="")
+    postal_address: Mapped[str] = mapped_column(String(500), default="")
+    tax_id: Mapped[str] = mapped_column(String(40), default="")
+    tax_name: Mapped[str] = mapped_column(String(40), default="")
+    """Such as VAT; with the percentage, what its bills add to their total."""
+    tax_percent: Mapped[Decimal | None]
+    monthly_budget: Mapped[Decimal | None]
+    """What it means to spend a month, without tax: alerts tell when parts of it are used up."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

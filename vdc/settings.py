@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vdc.documents import Party
 from vdc.errors import Invalid
 from vdc.tariff import LIST_PRICES, Tariff, make_tariff
 
@@ -68,6 +69,10 @@ class Settings:
     """Factor on what EC2 asks for an instance."""
     currency: str = "EUR"
     """The site's list prices, shown by every plan."""
+    seller_name: str = ""
+    seller_address: str = ""
+    seller_tax_id: str = ""
+    """Who sends the bills, as they are to print it; lines of the address are separated by newlines."""
     sample_retention_days: int = 90
     """How long counters that were sampled from machines are kept."""
 
@@ -80,6 +85,10 @@ class Settings:
         """The site's list prices: what plans show, and bills charge unless another tariff is named."""
         values = {name: getattr(self, f"price_{name}") for name in LIST_PRICES}
         return make_tariff(values | {"currency": self.currency}, "Settings price_*")
+
+    @property
+    def seller(self) -> Party:
+        return Party(self.seller_name, self.seller_address, self.seller_tax_id)
 
     @property
     def api_url(self) -> str:

@@ -33,7 +33,9 @@ tariff_option = click.option(
     "--tariff", default="", metavar="FILE", help="Prices from a TOML or YAML file, not the settings' ones."
 )
 out_option = click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Also write JSON, CSV and a page there."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write its files there: JSON, CSV, Parquet, HTML, PDF.",
 )
 
 
@@ -73,9 +75,11 @@ def read_previews(tenant: str, month: str, tariff: str = "") -> list[dict[str, A
     from reports.bill import bills
     from reports.usage import read_events
     from vdc.billing import read_site, read_tenants
+    from vdc.customers import addressed
     from vdc.errors import InvalidState
     from vdc.months import Month
-    from vdc.schema import utc_now
+    from vdc.schema import Tenant, utc_now
+    from vdc.settings import load
 
     now, prices = utc_now(), read_tariff(tariff)
     documents = []
@@ -87,7 +91,8 @@ def read_previews(tenant: str, month: str, tariff: str = "") -> list[dict[str, A
                 raise InvalidState(f"Month {chosen} has not begun for tenant {billed.name}.")
             events = read_events(session, [billed.tenant_id], billed.window(chosen))
             drafts = bills(events, [billed], chosen, prices, site=site, now=now)
-            documents += [draft.document for draft in drafts]
+            row = session.get_one(Tenant, billed.tenant_id)
+            documents += [addressed(draft.document, row, load().seller) for draft in drafts]
     return documents
 
 
@@ -220,3 +225,6 @@ def _print_document(document: dict[str, Any]) -> None:
     ]
     print_table(rows, LINE_COLUMNS, empty="Nothing was used.")
     print_line(f"Total: {document['total']} {document['currency']}")
+    if tax := document.get("tax"):
+        print_line(f"{tax['name']} {tax['percent']}%: {tax['amount']} {document['currency']}")
+        print_line(f"To pay: {document['payable']} {document['currency']}")

@@ -155,5 +155,8 @@ def _print_document(text: str, *, planned: bool = False) -> None:
     rows = [line | {key: Decimal(line[key]) for key in ("billed", "amount")} for line in document["lines"]]
     print_table(rows, LINE_COLUMNS)
     print_line(f"Given back: {document['total']} {document['currency']}")
+    if tax := document["tax"]:
+        print_line(f"{tax['name']} {tax['percent']}%: {tax['amount']} {document['currency']}")
+        print_line(f"In all: {document['payable']} {document['currency']}")
     if not planned:
         print_line(f"Issued {document['issued_at']} by {document['issued_by']}")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from interfaces.cli import listings
+from interfaces.cli.customer import billing
 from interfaces.cli.output import json_option, print_json, print_line, print_table
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
@@ -15,6 +16,9 @@ from vdc.access import actor
 @click.group()
 def group() -> None:
     """Tenants."""
+
+
+group.add_command(billing)
 
 
 @group.command("list")

@@ -100,7 +100,7 @@ def test_a_month_is_issued_and_issuing_it_again_gives_the_same(used: Site, tmp_p
     assert bills(used) == kept
     assert used.open_operations() == []
 
-    json_file, csv_file, page = files.write(document, tmp_path / "out", kept[0])
+    json_file, csv_file, _, page, _ = files.write(document, tmp_path / "out", kept[0])
     assert json_file.read_bytes() == kept[0].encode()
     assert len(csv_file.read_text().splitlines()) == 1 + len(expected)
     assert "Bill 1" in page.read_text()

@@ -16,6 +16,7 @@ from reports.usage import read_events
 from tests.flows.site import new_inventory
 from vdc import catalog
 from vdc.billing import Issued, claim_bills, read_site, record_bills
+from vdc.documents import Party
 from vdc.inventory import engine, read_session, write_session
 from vdc.months import Month
 from vdc.requests import BillRequest
@@ -25,6 +26,7 @@ from vdc.tariff_book import TariffBook
 
 ACTOR = "ada"
 LIST_PRICES = TariffBook.always(Tariff())
+SELLER = Party("Example Datacenter", "Hauptstraße 5\n10115 Berlin", "DE1")
 
 
 @dataclass(frozen=True)
@@ -99,4 +101,4 @@ class Ledger:
                 events = read_events(session, [billed.tenant_id], billed.window(Month.parse(month)))
                 drafts += bills(events, [billed], claim.month, LIST_PRICES, site=read_site(session))
         with write_session(self.url) as session:
-            return record_bills(session, claim, [d for d in drafts if d.document["lines"]], ACTOR)
+            return record_bills(session, claim, [d for d in drafts if d.document["lines"]], ACTOR, SELLER)
