@@ -11,6 +11,7 @@ from tasks import telling
 from tasks.batches import read
 from tasks.verifying import check_bills, check_image, check_machine, compare_hosts
 from vdc import verification
+from vdc.access import check
 from vdc.months import Window
 from vdc.requests import VerifyRequest
 from vdc.schema import utc_now
@@ -23,6 +24,7 @@ def verify(request: VerifyRequest) -> Verified:
 
     Disks that a guest has open are passed over: only those of machines that are off can be checked.
     """
+    read(check, "site.verify")
     images = [(image, check_image.submit(image)) for image in read(verification.images_to_check)]
     machines = [check_machine.submit(one) for one in read(verification.machines_to_check)]
     compared = compare_hosts()

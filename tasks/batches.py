@@ -11,9 +11,9 @@ from prefect.runtime import flow_run
 
 from tasks import telling, timing
 from tasks.environment import environment
-from vdc.access import actor
+from vdc import access, audit, identity
 from vdc.claims.batch import Batch
-from vdc.errors import OperationFailed
+from vdc.errors import OperationFailed, Refused, VdcError
 from vdc.inventory import read_session, write_session
 from vdc.operations import Claim, Fence
 from vdc.records import close_batch, read_concluded
@@ -23,18 +23,42 @@ T = TypeVar("T")
 
 
 def read(look: Callable[..., T], *args: object) -> T:
-    """Run a check of vdc.claims: nothing is written."""
-    with read_session(environment().url) as session:
+    """Run a check of vdc.claims, for whom this process works: nothing is written but a refusal."""
+    with _refusals_kept(args), read_session(environment().url) as session:
+        access.bind(session, identity.acting(environment().settings))
         return look(session, *args)
 
 
 def claimed(claim: Callable[..., T], *args: object, **kwargs: object) -> T:
-    """Run a claim of vdc.claims in its transaction, for the actor and the flow run of this process."""
+    """Run a claim of vdc.claims in its transaction, for whom this process works and for its flow run."""
     begun = timing.now()
-    with write_session(environment().url) as session:
-        made = claim(session, *args, actor=actor(), flow_run_id=flow_run.get_id(), **kwargs)
+    with _refusals_kept(args), write_session(environment().url) as session:
+        asking = identity.acting(environment().settings)
+        access.bind(session, asking)
+        made = claim(session, *args, actor=asking.name, flow_run_id=flow_run.get_id(), **kwargs)
     timing.report("claim", begun)
     return made
+
+
+@contextmanager
+def _refusals_kept(args: tuple[object, ...]) -> Iterator[None]:
+    """What is refused goes into the audit, once."""
+    try:
+        yield
+    except Refused as error:
+        if not error.recorded:
+            request = args[0] if args else None
+            attempt = audit.Attempt(
+                flow_run.get_flow_name() or "", audit.objects_of(request), flow_run.get_id()
+            )
+            try:
+                recorded(
+                    audit.record_refusal, identity.acting_or_none(environment().settings), attempt, error
+                )
+            except VdcError as unwritten:
+                log.error("A refusal could not be written down: %s", unwritten)
+            error.recorded = True
+        raise
 
 
 def recorded(record: Callable[..., T], *args: object, **kwargs: object) -> T:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from vdc.access import check
 from vdc.documents import canonical, sha256
 from vdc.schema import Bill, CreditNote, Tenant
 
@@ -29,6 +30,7 @@ class Checked:
 
 def check_issued(session: Session) -> list[Checked]:
     """Every bill, then every credit note, by number. What is missing in a series is a row too."""
+    check(session, "bill.check")
     tenants = dict(session.execute(select(Tenant.id, Tenant.name)).all())
     bills = session.scalars(select(Bill).order_by(Bill.number)).all()
     notes = session.scalars(select(CreditNote).order_by(CreditNote.number)).all()
@@ -41,6 +43,7 @@ def check_issued(session: Session) -> list[Checked]:
 
 def check_file(session: Session, text: str) -> Checked:
     """A document's JSON, as somebody has it, against what was issued under its number."""
+    check(session, "bill.check")
     try:
         document = json.loads(text)
         kind, number = document["kind"], document["number"]

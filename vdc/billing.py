@@ -11,10 +11,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.access import asking, visible
 from vdc.billed import Billed, Draft
 from vdc.customers import addressed
 from vdc.documents import Party, canonical, sha256
-from vdc.errors import InvalidState, NotFound, VdcError
+from vdc.errors import Forbidden, InvalidState, NotFound, VdcError
 from vdc.months import Month
 from vdc.names import find
 from vdc.operations import Claim, Opening
@@ -52,11 +53,13 @@ class BillsClaim:
 
 
 def read_tenants(session: Session, name: str = "") -> list[Billed]:
-    """The tenant of that name, or all of them. Raises NotFound."""
+    """The tenant of that name, or all whose bills who asks may see. Raises NotFound or Forbidden."""
+    query = select(Tenant).where(visible(session, Tenant, "bill.see")).order_by(Tenant.name)
     if name:
-        rows: Sequence[Tenant] = [find(session, Tenant, "tenant", name)]
-    else:
-        rows = session.scalars(select(Tenant).order_by(Tenant.name)).all()
+        query = query.where(Tenant.id == find(session, Tenant, "tenant", name).id)
+    rows = session.scalars(query).all()
+    if not rows:
+        raise Forbidden(f"{asking(session).name} ({asking(session).role}) may not see bills.")
     return [Billed(t.id, t.name, t.time_zone, t.created_at) for t in rows]
 
 
@@ -68,6 +71,7 @@ def read_issued(session: Session, *, tenant: str = "", month: str = "") -> list[
     """Bills by number; of one tenant or month where named."""
     query = select(Tenant.name, Bill.month, Bill.number, Bill.total, Bill.currency, Bill.sha256)
     query = query.join(Tenant, Tenant.id == Bill.tenant_id).order_by(Bill.number)
+    query = query.where(visible(session, Bill))
     if tenant:
         query = query.where(Tenant.name == tenant)
     if month:
@@ -78,10 +82,12 @@ def read_issued(session: Session, *, tenant: str = "", month: str = "") -> list[
 def read_bill(session: Session, number: int) -> tuple[Bill, str]:
     """A bill and its tenant's name. Raises NotFound, and VdcError where it is not what was issued."""
     row = session.execute(
-        select(Bill, Tenant.name).join(Tenant, Tenant.id == Bill.tenant_id).where(Bill.number == number)
+        select(Bill, Tenant.name)
+        .join(Tenant, Tenant.id == Bill.tenant_id)
+        .where(Bill.number == number, visible(session, Bill))
     ).first()
     if row is None:
-        last = session.scalar(select(func.max(Bill.number)))
+        last = session.scalar(select(func.max(Bill.number)).where(visible(session, Bill)))
         raise NotFound(f"There is no bill {number}. " + (f"The last is {last}." if last else "None is yet."))
     bill, tenant = row
     if sha256(bill.document) != bill.sha256:

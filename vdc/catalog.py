@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.access import asking, check
 from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.claims.images import named
@@ -47,6 +48,7 @@ def create_tenant(
     actor: str,
 ) -> Tenant:
     """A limit of None means none; `time_zone` is that of its bills. Raises Invalid or Conflict."""
+    check(session, "tenant.create", name)
     require_new(session, Tenant, "Tenant", name)
     check_time_zone(time_zone)
     limits = {
@@ -87,6 +89,7 @@ def check_ssh_key(key: str) -> None:
 
 def create_datastore(session: Session, name: str, uri: str, *, disk_format: str, actor: str) -> Datastore:
     """`disk_format` is that of the driver which `uri` names. Raises Invalid or Conflict."""
+    check(session, "datastore.create", name)
     require_new(session, Datastore, "Datastore", name)
     taken = session.scalars(select(Datastore.name).where(Datastore.uri == uri)).first()
     if taken is not None:
@@ -111,6 +114,7 @@ def create_vnet(
     actor: str,
 ) -> Vnet:
     """`needs_vlan` is the capability of the driver which `uri` names. Raises Invalid or Conflict."""
+    check(session, "vnet.create", name)
     require_new(session, Vnet, "Network", name)
     if needs_vlan and vlan_id is None:
         raise Invalid(f"Network {name} on {uri} needs a VLAN id: add --vlan.")
@@ -151,12 +155,18 @@ def create_template(
     vnets: Sequence[str] = (),
     ssh_keys: Sequence[str] = (),
     start_script: str = "",
+    tenant: str = "",
     actor: str,
 ) -> Template:
-    """Without `disk_mib` the disk is as large as the image. Raises Invalid, NotFound or Conflict."""
+    """Without `disk_mib` the disk is as large as the image; `tenant`: whose it is, empty: everyone's.
+
+    Raises Refused.
+    """
     require_new(session, Template, "Template", name)
     source = find(session, Image, "image", image)
-    check_usable(source)
+    tenant = tenant or asking(session).house
+    whose = find(session, Tenant, "tenant", tenant) if tenant else None
+    check_usable(session, source, whose)
     disk_mib = source.virtual_size_mib if disk_mib is None else disk_mib
     check_sizes(vcpu, memory_mib, disk_mib, source)
     for key in ssh_keys:
@@ -164,6 +174,8 @@ def create_template(
     template = Template(
         id=new_id(),
         name=name,
+        tenant_id=whose.id if whose else None,
+        owner_id=asking(session).user_id or None,
         image_id=source.id,
         vcpu=vcpu,
         memory_mib=memory_mib,
@@ -186,6 +198,7 @@ def create_template(
 def delete_template(session: Session, name: str, *, actor: str) -> None:
     """Forget a template. Raises NotFound, InvalidState where machines of it are there."""
     template = find(session, Template, "template", name)
+    check(session, "template.delete", name, template.id)
     live = select(Vm.name).where(Vm.template_id == template.id, Vm.state.in_(HOLDING)).order_by(Vm.name)
     if vms := session.scalars(live).all():
         raise InvalidState(
@@ -199,6 +212,7 @@ def delete_template(session: Session, name: str, *, actor: str) -> None:
 
 def create_group(session: Session, name: str, policy: str, *, actor: str) -> PlacementGroup:
     """`policy` is affinity or anti-affinity. Raises Invalid or Conflict."""
+    check(session, "group.create", name)
     require_new(session, PlacementGroup, "Placement group", name)
     if policy not in ("affinity", "anti-affinity"):
         raise Invalid(f"Policy {policy!r} is refused: a group has affinity or anti-affinity.")

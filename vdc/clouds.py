@@ -43,7 +43,7 @@ def set_prices(session: Session, name: str, prices: PriceList, *, currency: str,
 def map_image(session: Session, image: str, cloud: str, ami: str, *, actor: str) -> bool:
     """Say what `image` is called in `cloud`; False where it was so already. Raises Refused."""
     row, there = find(session, Image, "image", image), find(session, Cloud, "cloud", cloud)
-    check_usable(row)
+    check_usable(session, row)
     known = session.get(CloudImage, (row.id, there.id))
     if known is not None and known.ami == ami:
         return False

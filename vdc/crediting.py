@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.access import check, visible
 from vdc.billing import read_bill
 from vdc.customers import credited_tax
 from vdc.documents import Document, canonical, sha256
@@ -55,6 +56,7 @@ def issue_credit_note(
     InvalidState where more would be given back than was billed; Conflict where the same was issued already;
     VdcError where the bill is not what was issued.
     """
+    check(session, "bill.credit", str(bill_number))
     reason = " ".join(reason.split())
     if not 1 <= len(reason) <= MAX_REASON:
         raise Invalid(f"A credit note needs a reason, of at most {MAX_REASON} characters: give --reason.")
@@ -88,6 +90,7 @@ def read_credits(session: Session, *, tenant: str = "", bill: int | None = None)
     """Credit notes by number; of one tenant or bill where named."""
     query = select(CreditNote, Bill.month, Tenant.name).join(Bill, Bill.number == CreditNote.bill_number)
     query = query.join(Tenant, Tenant.id == Bill.tenant_id).order_by(CreditNote.number)
+    query = query.where(visible(session, Bill))
     if tenant:
         query = query.where(Tenant.name == tenant)
     if bill is not None:
@@ -97,9 +100,10 @@ def read_credits(session: Session, *, tenant: str = "", bill: int | None = None)
 
 def read_credit_note(session: Session, number: int) -> tuple[CreditNote, Credited]:
     """A credit note. Raises NotFound, and VdcError where it is not what was issued."""
-    note = session.get(CreditNote, number)
+    of_bill = select(CreditNote).join(Bill, Bill.number == CreditNote.bill_number)
+    note = session.scalars(of_bill.where(CreditNote.number == number, visible(session, Bill))).first()
     if note is None:
-        last = session.scalar(select(func.max(CreditNote.number)))
+        last = max((credit.number for credit in read_credits(session)), default=None)
         raise NotFound(
             f"There is no credit note {number}. " + (f"The last is {last}." if last else "None is yet.")
         )

@@ -31,7 +31,9 @@ class VdcError(Exception):
 
 
 class Refused(VdcError):
-    """The request is refused; nothing was touched."""
+    """The request is refused; nothing was touched. `recorded`: it is in the audit already."""
+
+    recorded = False
 
 
 class Invalid(Refused):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from vdc.access import visible
 from vdc.errors import Conflict, Invalid, NotFound
 from vdc.schema import Base
 
@@ -28,11 +29,12 @@ def check_name(what: str, name: str) -> str:
 
 
 def find(session: Session, table: type[Row], what: str, name: str) -> Row:
-    """The row called `name`. Raises NotFound, with the names that there are."""
+    """The row called `name`, if who asks may see it. Raises NotFound, with the names that they may see."""
     columns: Any = table
-    row = session.scalars(select(table).where(columns.name == name)).first()
+    seen = visible(session, table)
+    row = session.scalars(select(table).where(columns.name == name, seen)).first()
     if row is None:
-        known = session.scalars(select(columns.name).order_by(columns.name).limit(8)).all()
+        known = session.scalars(select(columns.name).where(seen).order_by(columns.name).limit(8)).all()
         raise NotFound(
             f"There is no {what} {name!r}. "
             + (f"Known: {', '.join(known)}." if known else f"No {what} exists yet.")

@@ -268,7 +268,7 @@ def _template(
 ) -> Template:
     asked = wanted.template
     image = find(session, Image, "image", asked.image)
-    check_usable(image, tenant)
+    check_usable(session, image, tenant)
     disk_mib = image.virtual_size_mib if asked.disk_mib is None else asked.disk_mib
     check_sizes(asked.vcpu, asked.memory_mib, disk_mib, image)
     values = {

@@ -22,6 +22,8 @@ from typing import Any
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.orm import Session
 
+from vdc import access
+from vdc.access import Asked
 from vdc.errors import Conflict, Superseded
 from vdc.inventory import write_session
 from vdc.schema import Operation, new_id, utc_now
@@ -100,11 +102,13 @@ def open_many(
     flow_run_id: str | None = None,
     parent_id: str | None = None,
 ) -> list[Claim]:
-    """Open one operation per object.
+    """Open one operation per object, if who asks in this session may do so (vdc/access.py).
 
-    Raises Conflict where an object has an open one: it says which, by whom, since when.
+    Raises Forbidden or NotFound, and Conflict where an object has an open one: it says which, by whom, since
+    when.
     """
     openings = list(openings)
+    tenants = _permitted(session, openings)
     keys = [f"{o.object_kind}:{o.object_id}" for o in openings]
     taken = session.scalars(select(Operation).where(Operation.open_key.in_(keys))).first()
     if taken is not None:
@@ -114,7 +118,7 @@ def open_many(
             "if its process died, `vdc reconcile` finishes it."
         )
     rows = [
-        _row(o, actor, flow_run_id, parent_id) | {"open_key": key}
+        _row(session, o, actor, flow_run_id, parent_id, tenants) | {"open_key": key}
         for o, key in zip(openings, keys, strict=True)
     ]
     if rows:
@@ -122,7 +126,19 @@ def open_many(
     return [Claim(str(row["id"]), 1) for row in rows]
 
 
-def _row(opening: Opening, actor: str, flow_run_id: str | None, parent_id: str | None) -> dict[str, Any]:
+def _permitted(session: Session, openings: Iterable[Opening]) -> dict[str, str | None]:
+    asked = [Asked(o.object_kind, o.kind, o.object_id, o.object_name) for o in openings]
+    return access.permit(session, asked)
+
+
+def _row(
+    session: Session,
+    opening: Opening,
+    actor: str,
+    flow_run_id: str | None,
+    parent_id: str | None,
+    tenants: Mapping[str, str | None],
+) -> dict[str, Any]:
     now = utc_now()
     return {
         "id": opening.operation_id or new_id(),
@@ -131,6 +147,8 @@ def _row(opening: Opening, actor: str, flow_run_id: str | None, parent_id: str |
         "object": f"{opening.object_kind}/{opening.object_name}",
         "object_id": opening.object_id,
         "requested_by": actor,
+        "user_id": access.asking(session).user_id or None,
+        "tenant_id": tenants.get(opening.object_id),
         "flow_run_id": flow_run_id,
         "spec": dict(opening.spec),
         "owner": owner(),
@@ -152,7 +170,10 @@ def write_refused(
 ) -> None:
     """Write into the journal what was refused of a batch whose other parts go on; it was never open."""
     over = {"finished_at": utc_now(), "outcome": "failed", "error": error}
-    session.execute(insert(Operation), [_row(opening, actor, flow_run_id, parent_id) | over])
+    tenants = _permitted(session, [opening])
+    session.execute(
+        insert(Operation), [_row(session, opening, actor, flow_run_id, parent_id, tenants) | over]
+    )
 
 
 def open_one(session: Session, opening: Opening, *, actor: str, flow_run_id: str | None = None) -> Claim:

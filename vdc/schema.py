@@ -134,9 +134,56 @@ class User(Base):
     name: Mapped[str] = mapped_column(Name, unique=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     role: Mapped[str] = mapped_column(String(30))
+    """One of `vdc.access.Role`."""
+    state: Mapped[str] = mapped_column(String(20), default="enabled")
+    """`enabled`, or `disabled`: neither password nor token is good for anything."""
     password_hash: Mapped[str | None] = mapped_column(String(200))
     ssh_keys: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Token(Base):
+    """What a user shows instead of the password, until it expires. Only its SHA-256 is kept."""
+
+    __tablename__ = "tokens"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Share(Base):
+    """A user, or everybody of a tenant, may use an object that is another's: see vdc/access.py."""
+
+    __tablename__ = "shares"
+    __table_args__ = (UniqueConstraint("object_id", "user_id"), UniqueConstraint("object_id", "tenant_id"))
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    object_kind: Mapped[str] = mapped_column(String(20))
+    object_id: Mapped[str] = mapped_column(Id)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    """The one with whom it is shared; NULL where that is a user."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Refusal(Base):
+    """What somebody asked for and was refused: nothing was touched, and no operation opened."""
+
+    __tablename__ = "refusals"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    requested_by: Mapped[str] = mapped_column(String(127))
+    user_id: Mapped[str | None] = mapped_column(Id)
+    tenant_id: Mapped[str | None] = mapped_column(Id)
+    """Of the one who asked."""
+    asked: Mapped[str] = mapped_column(String(60))
+    """The command without its noun's objects, or the flow: `vm terminate`, `deploy`."""
+    object: Mapped[str] = mapped_column(String(255))
+    kind: Mapped[str] = mapped_column(String(40))
+    """Name of the error: `Forbidden`, `QuotaExceeded`, ..."""
+    error: Mapped[str] = mapped_column(Text)
+    flow_run_id: Mapped[str | None] = mapped_column(Id)
 
 
 class Host(Base):
@@ -196,6 +243,8 @@ class Image(Base):
     name: Mapped[str] = mapped_column(Name, unique=True)
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
     """Whose it is; NULL: the site's."""
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    """The user who made it; NULL: nobody of ours."""
     published: Mapped[bool] = mapped_column(default=True)
     """Every tenant may use it; else its own alone."""
     datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"))
@@ -270,6 +319,7 @@ class Template(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(Name, unique=True)
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
     vcpu: Mapped[int]
     memory_mib: Mapped[int]
@@ -298,6 +348,8 @@ class Vm(Base):
     live_name: Mapped[str | None] = mapped_column(String(127), unique=True)
     """`<tenant id>/<name>` while the machine holds its place, then NULL."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    """The user who asked for it; NULL: nobody of ours."""
     template_id: Mapped[str | None] = mapped_column(ForeignKey("templates.id"))
     """NULL for a machine that has ended and whose template was deleted since."""
     host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
@@ -400,6 +452,10 @@ class Operation(Base):
     open_key: Mapped[str | None] = mapped_column(String(60), unique=True)
     """`<object kind>:<object id>` while open, then NULL: one open operation per object."""
     requested_by: Mapped[str] = mapped_column(String(127))
+    user_id: Mapped[str | None] = mapped_column(Id, index=True)
+    """Who asked, where that is a user; see vdc/access.py."""
+    tenant_id: Mapped[str | None] = mapped_column(Id, index=True)
+    """Whose the object is."""
     flow_run_id: Mapped[str | None] = mapped_column(Id, index=True)
     spec: Mapped[dict[str, Any]]
     owner: Mapped[str] = mapped_column(String(127))

@@ -62,6 +62,10 @@ class Settings:
     tenant_uplink: str = "vlan://ovsbr0"
     tenant_vlans: str = "1000-1999"
     """Uplink and range of VLAN ids from which a tenant's private network is drawn."""
+    token_hours: float = 12.0
+    """How long a login, or a token, is good."""
+    prefect_ui_user: str = ""
+    """The user for whom flows run that the Prefect UI asks for; empty: an administrator `prefect-ui`."""
     price_vcpu_hour: str = "0.0080"
     price_memory_gib_hour: str = "0.0040"
     price_disk_gib_month: str = "0.0500"

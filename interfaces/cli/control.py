@@ -18,6 +18,7 @@ def up(as_json: bool) -> None:
     from deployments.control.service import prepare
 
     settings = load()
+    _check_may("up", settings)
     prepare(settings)
     started = server.ensure_started(settings, note)
     prefect_objects.ensure_objects(settings)
@@ -35,6 +36,7 @@ def down() -> None:
     from deployments.control import server, worker
 
     settings = load()
+    _check_may("down", settings)
     # The server last: flow runs that are stopped say so to it.
     if worker.ensure_stopped(settings):
         print_line("The worker is stopped; `vdc reconcile` finishes what its flow runs left open.")
@@ -42,6 +44,21 @@ def down() -> None:
         print_line("The Prefect server is stopped.")
     else:
         print_line("No Prefect server of ours was running.")
+
+
+def _check_may(what: str, settings: Settings) -> None:
+    """Raises Forbidden for whom the control plane is not: it is the administrators' alone."""
+    from vdc import inventory
+    from vdc.access import Role
+    from vdc.errors import Forbidden
+    from vdc.identity import acting, credentials
+    from vdc.revision import needed_revision
+
+    # Without an inventory of this version there is no user yet whose rights could be asked for.
+    known = inventory.revision(settings.inventory_url) == needed_revision()
+    may = acting(settings).role is Role.ADMINISTRATOR if known else credentials(settings).of_system
+    if not may:
+        raise Forbidden(f"`vdc {what}` is for administrators alone.")
 
 
 @click.command()
@@ -83,7 +100,7 @@ def _status(settings: Settings) -> dict[str, Any]:
     from deployments.control.server import read_status
     from deployments.control.worker import read_status as read_worker
     from vdc import inventory
-    from vdc.errors import Unready
+    from vdc.errors import Refused
 
     server, worker = read_status(settings), read_worker(settings)
     url = settings.inventory_url
@@ -102,26 +119,30 @@ def _status(settings: Settings) -> dict[str, Any]:
     try:
         seen["inventory"]["revision"] = inventory.revision(url)
         inventory.require(url)
-        seen |= _counts(url)
-    except (Unready, SQLAlchemyError) as error:
+        seen |= _counts(settings)
+    except (Refused, SQLAlchemyError) as error:
         # A status says what is wrong; it does not fail because of it.
         seen["inventory"]["problem"] = str(error).splitlines()[0]
     return seen
 
 
-def _counts(url: str) -> dict[str, int]:
+def _counts(settings: Settings) -> dict[str, int]:
+    """Of what who asks may see."""
     from sqlalchemy import func, select
 
-    from vdc.inventory import read_session
+    from interfaces.cli.session import reading
+    from vdc.access import visible
     from vdc.schema import Host, Operation, Vm
     from vdc.states import HOLDING
 
-    with read_session(url) as session:
+    with reading() as session:
+
+        def count(table: Any, *where: Any) -> int:
+            query = select(func.count()).select_from(table).where(visible(session, table), *where)
+            return session.scalar(query) or 0
+
         return {
-            "hosts": session.scalar(select(func.count()).select_from(Host)) or 0,
-            "vms": session.scalar(select(func.count()).select_from(Vm).where(Vm.state.in_(HOLDING))) or 0,
-            "open_operations": session.scalar(
-                select(func.count()).select_from(Operation).where(Operation.finished_at.is_(None))
-            )
-            or 0,
+            "hosts": count(Host),
+            "vms": count(Vm, Vm.state.in_(HOLDING)),
+            "open_operations": count(Operation, Operation.finished_at.is_(None)),
         }

@@ -32,8 +32,15 @@ from vdc.settings import load
 FAILED, USAGE, REFUSED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 
-def guarded(run: Callable[[], Any], arguments: Sequence[str]) -> int:
-    """Run a click command (`standalone_mode=False`) and return the exit code; never raises."""
+def guarded(
+    run: Callable[[], Any],
+    arguments: Sequence[str],
+    refused: Callable[[Refused], None] = lambda error: None,
+) -> int:
+    """Run a click command (`standalone_mode=False`) and return the exit code; never raises.
+
+    `refused` is told of what was refused.
+    """
     as_json = "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
     try:
         try:
@@ -61,6 +68,8 @@ def guarded(run: Callable[[], Any], arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except VdcError as error:
+        if isinstance(error, Refused):
+            refused(error)
         return _explained(error, as_json)
     except Exception as error:  # noqa: BLE001 (the last resort: it is written to a log)
         return _unexpected(error, arguments, as_json)

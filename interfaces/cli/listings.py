@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from vdc.access import visible
 from vdc.schema import (
     Datastore,
     Disk,
@@ -56,7 +57,7 @@ def hosts(session: Session) -> Rows:
             "load_1m": host.load_1m,
             "observed_at": host.observed_at,
         }
-        for host in session.scalars(select(Host).order_by(Host.name))
+        for host in session.scalars(select(Host).where(visible(session, Host)).order_by(Host.name))
     ]
 
 
@@ -82,7 +83,9 @@ def datastores(session: Session) -> Rows:
             "hosts": counted.get(d.id, 0),
             "observed_at": d.observed_at,
         }
-        for d in session.scalars(select(Datastore).order_by(Datastore.name))
+        for d in session.scalars(
+            select(Datastore).where(visible(session, Datastore)).order_by(Datastore.name)
+        )
     ]
 
 
@@ -93,6 +96,7 @@ def images(session: Session) -> Rows:
     )
     query = select(Image, Datastore.name, Tenant.name).join(Datastore, Datastore.id == Image.datastore_id)
     query = query.outerjoin(Tenant, Tenant.id == Image.tenant_id).order_by(Image.name)
+    query = query.where(visible(session, Image))
     return [
         {
             "id": i.id,
@@ -116,7 +120,7 @@ def images(session: Session) -> Rows:
 
 def templates(session: Session) -> Rows:
     vnets = dict(session.execute(select(Vnet.id, Vnet.name)).all())
-    query = select(Template, Image.name).join(Image).order_by(Template.name)
+    query = select(Template, Image.name).join(Image).where(visible(session, Template)).order_by(Template.name)
     return [
         {
             "id": t.id,
@@ -150,7 +154,7 @@ def vnets(session: Session) -> Rows:
             "leases": leases.get(v.id, 0),
             "created_at": v.created_at,
         }
-        for v in session.scalars(select(Vnet).order_by(Vnet.name))
+        for v in session.scalars(select(Vnet).where(visible(session, Vnet)).order_by(Vnet.name))
     ]
 
 
@@ -160,7 +164,7 @@ def leases(session: Session, vnet: str) -> Rows:
         .join(Vnet, Vnet.id == Nic.vnet_id)
         .join(Vm, Vm.id == Nic.vm_id)
         .join(Tenant, Tenant.id == Vm.tenant_id)
-        .where(Vnet.name == vnet)
+        .where(Vnet.name == vnet, visible(session, Vm))
     )
     rows = [
         {"address": address, "mac": mac, "vm": name, "tenant": tenant}
@@ -171,7 +175,7 @@ def leases(session: Session, vnet: str) -> Rows:
 
 def tenants(session: Session) -> Rows:
     rows = []
-    for t in session.scalars(select(Tenant).order_by(Tenant.name)):
+    for t in session.scalars(select(Tenant).where(visible(session, Tenant)).order_by(Tenant.name)):
         use = tenant_use(session, t.id)
         rows.append(
             {
@@ -198,7 +202,9 @@ def groups(session: Session) -> Rows:
         members.setdefault(group_id, []).append(name)
     return [
         {"id": g.id, "name": g.name, "policy": g.policy, "vms": members.get(g.id, [])}
-        for g in session.scalars(select(PlacementGroup).order_by(PlacementGroup.name))
+        for g in session.scalars(
+            select(PlacementGroup).where(visible(session, PlacementGroup)).order_by(PlacementGroup.name)
+        )
     ]
 
 
@@ -243,7 +249,10 @@ def operations(
     if parent_id:
         query = query.where(Operation.parent_id == parent_id)
     if object_id:
+        # Whoever may see the object may know what was done to it, whoever asked for that.
         query = query.where(Operation.object_id == object_id)
+    else:
+        query = query.where(visible(session, Operation))
     if operation_id:
         query = query.where(Operation.id == operation_id)
     return [

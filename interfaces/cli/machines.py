@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vdc.access import condition
+from vdc.identity import acting
 from vdc.model import domain_name
 from vdc.reading import instant, reader
 from vdc.settings import load
@@ -19,6 +21,7 @@ WHERE (:tenant = '' OR tenants.name = :tenant)
   AND (:vm_id = '' OR vms.id = :vm_id)
   AND (:batch = '' OR vms.id IN (SELECT object_id FROM operations WHERE parent_id = :batch))
   AND (:ended = 1 OR vms.state NOT IN (:failed, :gone))
+  AND {visible}
 """
 
 _VMS = f"""
@@ -63,8 +66,12 @@ def machines(*, tenant: str = "", ended: bool = False, vm_id: str = "", batch: s
         "failed": VmState.FAILED.value,
         "gone": VmState.GONE.value,
     }
-    with reader(load().inventory_url) as select:
-        vms, nics, disks = (select(sql, given) for sql in (_VMS, _NICS, _DISKS))
+    settings = load()
+    sql, asking = condition(acting(settings), "vm")
+    with reader(settings.inventory_url) as select:
+        vms, nics, disks = (
+            select(query.replace("{visible}", sql), given | asking) for query in (_VMS, _NICS, _DISKS)
+        )
     addresses: dict[str, Rows] = {}
     for of, vnet, address, mac in nics:
         addresses.setdefault(of, []).append({"vnet": vnet, "address": address, "mac": mac})

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import click
 
 from interfaces.cli.errors import guarded
+from vdc.errors import Refused
 
 NOUNS = {
     "host": "Hypervisor hosts",
@@ -28,6 +29,7 @@ NOUNS = {
     "template": "Recipes of machines",
     "vnet": "Virtual networks and their leases",
     "tenant": "Tenants",
+    "user": "Who may do what: accounts and their tokens",
     "group": "Affinity groups of machines",
     "cloud": "Clouds that take machines when our hosts are full",
     "vm": "Machines: deploy, list, show, terminate",
@@ -43,6 +45,12 @@ COMMANDS = {
     "up": ("control", "Put the control plane into service: inventory, Prefect server"),
     "down": ("control", "Take the Prefect server out of service; machines run on"),
     "status": ("control", "Say what is in service"),
+    "login": ("login", "Prove who you are; commands act for you from then on"),
+    "logout": ("login", "Forget who you are"),
+    "whoami": ("login", "Say for whom commands act"),
+    "share": ("share", "Let a user or a tenant use an object"),
+    "unshare": ("share", "Take that back"),
+    "audit": ("audit", "Who did what to which object, when, with what outcome"),
     "reconcile": ("reconcile", "Compare hosts and inventory, and converge"),
     "usage": ("usage", "What tenants used in the running month, with a forecast to its end"),
 }
@@ -99,7 +107,13 @@ def cli(ctx: click.Context, verbose: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `vdc` script."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded(lambda: cli.main(arguments, prog_name="vdc", standalone_mode=False), arguments))
+
+    def refused(error: Refused) -> None:
+        from interfaces.cli.refusals import write_down
+
+        write_down(cli, arguments, error)
+
+    sys.exit(guarded(lambda: cli.main(arguments, prog_name="vdc", standalone_mode=False), arguments, refused))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def list_(as_json: bool) -> None:
 @click.option("--disk-mib", type=int, help="Size of its first disk; none: as the image.")
 @click.option("--vnet", "vnets", multiple=True, help="Network of a card (repeatable, in order).")
 @click.option("--ssh-key", "key_files", multiple=True, type=click.Path(), help="A .pub file (repeatable).")
+@click.option("--tenant", default="", help="Whose it is; none: the own tenant's, of the site: everyone's.")
 @click.option("--start-script", "script_file", type=click.Path(), help="Shell script run at the first start.")
 def create(
     name: str,
@@ -51,6 +52,7 @@ def create(
     disk_mib: int | None,
     vnets: tuple[str, ...],
     key_files: tuple[str, ...],
+    tenant: str,
     script_file: str | None,
 ) -> None:
     """Make a template."""
@@ -68,6 +70,7 @@ def create(
             vnets=vnets,
             ssh_keys=keys,
             start_script=_read(script_file) if script_file else "",
+            tenant=tenant,
             actor=actor(),
         )
     print_line(f"Template {name} is ready: vdc vm deploy --template {name}")

@@ -97,7 +97,7 @@ def show(name: str, tenant: str, as_json: bool) -> None:
 @click.option("--template", required=True, help="Name of the template.")
 @click.option("--count", type=int, default=1, show_default=True, help="How many machines.")
 @click.option("--name", default="", help="Name; with a count above 1, -1, -2, ... is appended.")
-@click.option("--tenant", default="default", show_default=True, help="Whose machines they are.")
+@click.option("--tenant", help="Whose machines they are; none: the own tenant's, of the site: default.")
 @click.option("--vcpu", type=int, help="Virtual CPUs, instead of the template's.")
 @click.option("--memory-mib", type=int, help="Memory in MiB, instead of the template's.")
 @click.option("--disk-mib", type=int, help="Disk in MiB, instead of the template's.")
@@ -123,11 +123,20 @@ def show(name: str, tenant: str, as_json: bool) -> None:
 @click.option("--at", default="", metavar="TIME", help="As --hold, released at TIME: 2026-12-01T06:00Z.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
-def deploy(vnets: tuple[str, ...], group_name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
+def deploy(
+    vnets: tuple[str, ...],
+    tenant: str | None,
+    group_name: str,
+    only_plan: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Make machines from a template."""
+    from interfaces.cli.session import own_tenant
     from vdc.requests import DeployRequest
 
-    request = DeployRequest(vnets=list(vnets) or None, group=group_name, **options)
+    whose = tenant or own_tenant()
+    request = DeployRequest(vnets=list(vnets) or None, tenant=whose, group=group_name, **options)
     # The plan first: what cannot be is refused at once, without a flow run.
     plan = _plan_deploy(request)
     if only_plan:

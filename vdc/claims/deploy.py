@@ -11,6 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
+from vdc.access import asking, shared_with
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import Burst, choose
@@ -98,7 +99,7 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
     else:
         vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
     _check_owners(session, tenant, template, vnets)
-    check_usable(image, tenant)
+    check_usable(session, image, tenant)
     if (request.hold or request.at) and request.burst != "never":
         raise Invalid("A machine on hold has its place on a host of ours: it cannot burst.")
     vcpu = template.vcpu if request.vcpu is None else request.vcpu
@@ -122,15 +123,17 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
     owned: list[tuple[str, Template | Vnet]] = [("Template", template)]
     owned += [("Network", vnet) for vnet in vnets]
     for what, row in owned:
-        if row.tenant_id not in (None, tenant.id):
+        if row.tenant_id not in (None, tenant.id) and not shared_with(session, row.id, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
 
 
-def check_usable(image: Image, tenant: Tenant | None = None) -> None:
+def check_usable(session: Session, image: Image, tenant: Tenant | None = None) -> None:
     """Raise InvalidState where an image is not ready, Forbidden where `tenant` may not use it."""
     if image.state != "ready":
         raise InvalidState(f"Image {image.name} is {image.state}, not ready.")
-    if tenant and not image.published and image.tenant_id != tenant.id:
+    if tenant is None or image.published or image.tenant_id == tenant.id:
+        return
+    if not shared_with(session, image.id, tenant.id):
         raise Forbidden(
             f"Image {image.name} belongs to another tenant than {tenant.name}, and is not published."
         )
@@ -330,6 +333,7 @@ def _insert(
                 "name": spec.name,
                 "live_name": f"{what.tenant.id}/{spec.name}",
                 "tenant_id": what.tenant.id,
+                "owner_id": asking(session).user_id or None,
                 "template_id": what.template.id,
                 "host_id": host_id,
                 "group_id": what.group.id if what.group else None,

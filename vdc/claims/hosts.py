@@ -10,6 +10,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from vdc import operations
+from vdc.access import check
 from vdc.errors import Conflict, Invalid
 from vdc.model import HostFacts, StorageUse
 from vdc.names import find, require_new
@@ -28,6 +29,7 @@ class HostChecked:
 
 def check_enrolment(session: Session, request: EnrollHostRequest) -> list[tuple[str, str]]:
     """The (name, URI) of the datastores that the host must mount. Raises Refused."""
+    check(session, "host.enroll", request.name)
     require_new(session, Host, "Host", request.name)
     taken = session.scalars(select(Host.name).where(Host.uri == request.uri)).first()
     if taken is not None:

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations
+from vdc.access import asking, check
 from vdc.claims.deploy import check_usable, host_ref
 from vdc.errors import InvalidState, NoCapacity, Unready
 from vdc.image_sources import check_source
@@ -93,6 +94,7 @@ def image_use(session: Session, image: Image) -> ImageUse:
 
 def check_import(session: Session, request: ImportImageRequest) -> ImageTarget:
     """Raises Refused where the source is none, the name taken, or no enabled host mounts the datastore."""
+    check(session, "image.import", request.name)
     check_source(request.file, request.sha256)
     require_new(session, Image, "Image", request.name)
     if request.tenant:
@@ -146,6 +148,7 @@ def claim_import(
         id=image_id,
         name=request.name,
         tenant_id=tenant.id if tenant else None,
+        owner_id=asking(session).user_id or None,
         published=tenant is None,
         datastore_id=datastore.id,
         host_id=find(session, Host, "host", target.host.name).id,
@@ -213,7 +216,7 @@ def publish(session: Session, name: str, *, published: bool, actor: str) -> bool
     verb = "publish" if published else "unpublish"
     opening = Opening(verb, "image", image.id, image.name, {})
     claim = operations.open_one(session, opening, actor=actor)
-    check_usable(image)
+    check_usable(session, image)
     if not published and image.tenant_id is None:
         raise InvalidState(f"Image {name} belongs to no tenant: it is everyone's.")
     changed = image.published != published

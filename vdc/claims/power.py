@@ -8,6 +8,7 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from vdc import specs
+from vdc.access import check
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.next_start import take_next
 from vdc.claims.terminate import find_vms
@@ -87,6 +88,7 @@ def _check(vm: Vm, request: PowerRequest) -> None:
 def machine_to_see(session: Session, name: str, tenant: str, operation: str) -> VmSpec:
     """The machine whose `console` or screen (`vnc`) somebody wants to see. Raises Refused."""
     vm = chosen(session, [name], tenant)[0]
+    check(session, f"vm.{operation}", vm.name, vm.id)
     check_allowed(operation, vm.name, VmState(vm.state))
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: ask its provider for its {operation}.")

@@ -12,6 +12,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
+from vdc.access import asking
 from vdc.claims.deploy import check_usable
 from vdc.claims.images import ImageClaim, claim_of, record_removed
 from vdc.claims.terminate import find_vm
@@ -75,6 +76,7 @@ def claim_save(
         id=image_id,
         name=request.image,
         tenant_id=vm.tenant_id,
+        owner_id=asking(session).user_id or None,
         published=False,
         datastore_id=datastore.id,
         host_id=vm.host_id,
@@ -101,8 +103,10 @@ def claim_clone(
     spec = request.model_dump(mode="json") | {"image_id": image_id}
     opening = Opening(CLONE, "image", source.id, source.name, spec)
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
-    tenant = find(session, Tenant, "tenant", request.tenant) if request.tenant else None
-    check_usable(source, tenant)
+    # Nobody makes an image that is everyone's, or another tenant's, but who works for the site.
+    whose = request.tenant or asking(session).house
+    tenant = find(session, Tenant, "tenant", whose) if whose else None
+    check_usable(session, source, tenant)
     require_new(session, Image, "Image", request.name)
     image = Image(
         id=image_id,

@@ -8,6 +8,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from vdc import specs
+from vdc.access import visible
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.errors import Invalid, InvalidState, NotFound
 from vdc.requests import TerminateRequest
@@ -25,7 +26,8 @@ def find_vm(session: Session, name: str, tenant: str = "") -> Vm:
 
 def find_vms(session: Session, names: Sequence[str], tenant: str = "") -> list[Vm]:
     """As `find_vm`, for each of `names`, in one query."""
-    query = select(Vm).where(or_(Vm.name.in_(names), Vm.id.in_(names))).order_by(Vm.created_at.desc())
+    query = select(Vm).where(or_(Vm.name.in_(names), Vm.id.in_(names)), visible(session, Vm))
+    query = query.order_by(Vm.created_at.desc())
     if tenant:
         query = query.join(Tenant, Tenant.id == Vm.tenant_id).where(Tenant.name == tenant)
     found: dict[str, list[Vm]] = {}

@@ -73,6 +73,8 @@ def upgrade() -> None:
         sa.Column("object_id", sa.String(length=36), nullable=False),
         sa.Column("open_key", sa.String(length=60), nullable=True),
         sa.Column("requested_by", sa.String(length=127), nullable=False),
+        sa.Column("user_id", sa.String(length=36), nullable=True),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
         sa.Column("flow_run_id", sa.String(length=36), nullable=True),
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("owner", sa.String(length=127), nullable=False),
@@ -97,6 +99,8 @@ def upgrade() -> None:
         )
         batch_op.create_index(batch_op.f("ix_operations_parent_id"), ["parent_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_operations_started_at"), ["started_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_operations_tenant_id"), ["tenant_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_operations_user_id"), ["user_id"], unique=False)
 
     op.create_table(
         "placement_groups",
@@ -195,10 +199,70 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host_id", "datastore_id", name=op.f("pk_host_datastores")),
     )
     op.create_table(
+        "users",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("role", sa.String(length=30), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("password_hash", sa.String(length=200), nullable=True),
+        sa.Column("ssh_keys", sa.JSON(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_users_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("user_id", sa.String(length=36), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_tokens_user_id_users")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("sha256", name=op.f("uq_tokens_sha256")),
+    )
+    with op.batch_alter_table("tokens", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_tokens_user_id"), ["user_id"], unique=False)
+
+    op.create_table(
+        "shares",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("object_kind", sa.String(length=20), nullable=False),
+        sa.Column("object_id", sa.String(length=36), nullable=False),
+        sa.Column("user_id", sa.String(length=36), nullable=True),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_shares_tenant_id_tenants")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_shares_user_id_users")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_shares")),
+        sa.UniqueConstraint("object_id", "tenant_id", name=op.f("uq_shares_object_id_tenant_id")),
+        sa.UniqueConstraint("object_id", "user_id", name=op.f("uq_shares_object_id_user_id")),
+    )
+    op.create_table(
+        "refusals",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("requested_by", sa.String(length=127), nullable=False),
+        sa.Column("user_id", sa.String(length=36), nullable=True),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("asked", sa.String(length=60), nullable=False),
+        sa.Column("object", sa.String(length=255), nullable=False),
+        sa.Column("kind", sa.String(length=40), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("flow_run_id", sa.String(length=36), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_refusals")),
+    )
+    with op.batch_alter_table("refusals", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_refusals_at"), ["at"], unique=False)
+
+    op.create_table(
         "images",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("owner_id", sa.String(length=36), nullable=True),
         sa.Column("published", sa.Boolean(), nullable=False),
         sa.Column("datastore_id", sa.String(length=36), nullable=False),
         sa.Column("host_id", sa.String(length=36), nullable=False),
@@ -212,21 +276,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_images_datastore_id")),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_images_host_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_images_tenant_id")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_images_owner_id_users")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
         sa.UniqueConstraint("name", name=op.f("uq_images_name")),
-    )
-    op.create_table(
-        "users",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("tenant_id", sa.String(length=36), nullable=False),
-        sa.Column("role", sa.String(length=30), nullable=False),
-        sa.Column("password_hash", sa.String(length=200), nullable=True),
-        sa.Column("ssh_keys", sa.JSON(), nullable=False),
-        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_users_tenant_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
-        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
     )
     op.create_table(
         "vnets",
@@ -260,6 +312,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("owner_id", sa.String(length=36), nullable=True),
         sa.Column("image_id", sa.String(length=36), nullable=False),
         sa.Column("vcpu", sa.Integer(), nullable=False),
         sa.Column("memory_mib", sa.Integer(), nullable=False),
@@ -270,6 +323,7 @@ def upgrade() -> None:
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_templates_image_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_templates_tenant_id")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_templates_owner_id_users")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_templates")),
         sa.UniqueConstraint("name", name=op.f("uq_templates_name")),
     )
@@ -279,6 +333,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("live_name", sa.String(length=127), nullable=True),
         sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("owner_id", sa.String(length=36), nullable=True),
         sa.Column("template_id", sa.String(length=36), nullable=True),
         sa.Column("host_id", sa.String(length=36), nullable=True),
         sa.Column("cloud_id", sa.String(length=36), nullable=True),
@@ -309,12 +364,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["target_host_id"], ["hosts.id"], name=op.f("fk_vms_target_host_id")),
         sa.ForeignKeyConstraint(["template_id"], ["templates.id"], name=op.f("fk_vms_template_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_vms_tenant_id")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_vms_owner_id_users")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vms")),
         sa.UniqueConstraint("live_name", name=op.f("uq_vms_live_name")),
     )
     with op.batch_alter_table("vms", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_vms_host_id_state"), ["host_id", "state"], unique=False)
         batch_op.create_index(batch_op.f("ix_vms_name"), ["name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_vms_owner_id"), ["owner_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_vms_target_host_id"), ["target_host_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_vms_tenant_id_state"), ["tenant_id", "state"], unique=False)
 
@@ -459,6 +516,7 @@ def downgrade() -> None:
     with op.batch_alter_table("vms", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_vms_tenant_id_state"))
         batch_op.drop_index(batch_op.f("ix_vms_target_host_id"))
+        batch_op.drop_index(batch_op.f("ix_vms_owner_id"))
         batch_op.drop_index(batch_op.f("ix_vms_name"))
         batch_op.drop_index(batch_op.f("ix_vms_host_id_state"))
 
@@ -466,8 +524,17 @@ def downgrade() -> None:
     op.drop_table("templates")
     op.drop_table("cloud_images")
     op.drop_table("vnets")
-    op.drop_table("users")
     op.drop_table("images")
+    with op.batch_alter_table("refusals", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_refusals_at"))
+
+    op.drop_table("refusals")
+    op.drop_table("shares")
+    with op.batch_alter_table("tokens", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_tokens_user_id"))
+
+    op.drop_table("tokens")
+    op.drop_table("users")
     op.drop_table("host_datastores")
     op.drop_table("cloud_prices")
     with op.batch_alter_table("credit_notes", schema=None) as batch_op:
@@ -479,6 +546,8 @@ def downgrade() -> None:
     op.drop_table("site")
     op.drop_table("placement_groups")
     with op.batch_alter_table("operations", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_operations_user_id"))
+        batch_op.drop_index(batch_op.f("ix_operations_tenant_id"))
         batch_op.drop_index(batch_op.f("ix_operations_started_at"))
         batch_op.drop_index(batch_op.f("ix_operations_parent_id"))
         batch_op.drop_index(batch_op.f("ix_operations_owner_finished_at"))
