@@ -219,7 +219,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("expires_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_tokens_user_id_users")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_tokens_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
         sa.UniqueConstraint("sha256", name=op.f("uq_tokens_sha256")),
     )
@@ -234,8 +234,8 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(length=36), nullable=True),
         sa.Column("tenant_id", sa.String(length=36), nullable=True),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_shares_tenant_id_tenants")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_shares_user_id_users")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_shares_tenant_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_shares_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shares")),
         sa.UniqueConstraint("object_id", "tenant_id", name=op.f("uq_shares_object_id_tenant_id")),
         sa.UniqueConstraint("object_id", "user_id", name=op.f("uq_shares_object_id_user_id")),
@@ -276,7 +276,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_images_datastore_id")),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_images_host_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_images_tenant_id")),
-        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_images_owner_id_users")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_images_owner_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
         sa.UniqueConstraint("name", name=op.f("uq_images_name")),
     )
@@ -323,7 +323,7 @@ def upgrade() -> None:
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_templates_image_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_templates_tenant_id")),
-        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_templates_owner_id_users")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_templates_owner_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_templates")),
         sa.UniqueConstraint("name", name=op.f("uq_templates_name")),
     )
@@ -364,7 +364,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["target_host_id"], ["hosts.id"], name=op.f("fk_vms_target_host_id")),
         sa.ForeignKeyConstraint(["template_id"], ["templates.id"], name=op.f("fk_vms_template_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_vms_tenant_id")),
-        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_vms_owner_id_users")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_vms_owner_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vms")),
         sa.UniqueConstraint("live_name", name=op.f("uq_vms_live_name")),
     )
