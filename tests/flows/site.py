@@ -184,7 +184,7 @@ class Site:
         }
 
     def rows(self) -> dict[str, list[str]]:
-        """Every row of the inventory, but for when something was last looked at."""
+        """Every row of the inventory, but for when something was last looked at, and for what was refused."""
         with read_session(self.url) as session:
             return {
                 table.name: sorted(
@@ -192,6 +192,7 @@ class Site:
                     for row in session.execute(select(table)).mappings()
                 )
                 for table in Vm.metadata.sorted_tables
+                if table.name != "refusals"
             }
 
     # -- what must always hold -----------------------------------------------------------------------------
