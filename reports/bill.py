@@ -60,10 +60,9 @@ def accounts(
     made = []
     for key, group in groups.items():
         since = {tenant.tenant_id: tenant.since for tenant in group}
-        theirs = of[of["tenant_id"].isin(since).to_numpy()]
         window = key[0]
         made.append(
-            Account(tuple(group), pieces_of[key], window, lines(theirs, pieces_of[key], window.hours, since))
+            Account(tuple(group), pieces_of[key], window, lines(of, pieces_of[key], window.hours, since))
         )
     return made
 
@@ -76,8 +75,10 @@ def bills(
     *,
     site: str,
     now: datetime | None = None,
+    kind: str = "",
 ) -> list[Draft]:
     """A draft for each tenant, in order. With `now` previews, which end then or with the month."""
+    kind = kind or ("bill" if now is None else "preview")
     drafts = {}
     for account in accounts(events, tenants, month, book, now):
         of_tenant = dict(iter(account.lines.groupby("tenant_id", observed=True, sort=False)))
@@ -89,20 +90,20 @@ def bills(
                 of_tenant.get(tenant.tenant_id, none),
                 month,
                 site=site,
-                preview=now is not None,
+                kind=kind,
             )
     return [drafts[tenant.tenant_id] for tenant in tenants]
 
 
 def _draft(
-    account: Account, tenant: Billed, of: pd.DataFrame, month: Month, *, site: str, preview: bool
+    account: Account, tenant: Billed, of: pd.DataFrame, month: Month, *, site: str, kind: str
 ) -> Draft:
     zone, total = ZoneInfo(tenant.time_zone), int(of["cents"].sum()) * CENT
     last = account.pieces[-1]
     with localcontext(prec=PRECISION):
         rows = list(_lines(of, account.pieces, zone))
     document: dict[str, Any] = {
-        "kind": "preview" if preview else "bill",
+        "kind": kind,
         "number": None,
         "site": site,
         "tenant": tenant.name,

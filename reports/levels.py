@@ -7,6 +7,8 @@ they are put into one order here, by instant, and at the same instant by RANK.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,12 +69,60 @@ def since_1970(instants: pd.Series) -> Ints:
     return np.asarray(instants.dt.as_unit("us").array.asi8)  # type: ignore[attr-defined]
 
 
-def levels(events: pd.DataFrame) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of equal length. Of those in `texts` the numbers are positions in these, which are sorted.
+
+    What a frame is, without what a frame costs: a bill of few machines is made of hundreds of small steps.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    texts: Mapping[str, pd.Index]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.columns[name]
+
+    def take(self, rows: Ints | Flags, **more: npt.NDArray[Any]) -> Table:
+        """Some rows, by number or by flag; `more` are columns of these."""
+        return Table({name: column[rows] for name, column in self.columns.items()} | more, self.texts)
+
+    def position(self, name: str, text: str) -> int:
+        """Of a text; -1 where no row has it."""
+        return int(self.texts[name].get_indexer([text])[0])
+
+    def frame(self) -> pd.DataFrame:
+        """With categories for texts, and instants for `begin` and `end`."""
+        made: dict[str, Any] = dict(self.columns)
+        for name, texts in self.texts.items():
+            if name in made:
+                made[name] = pd.Categorical.from_codes(made[name], categories=texts)
+        for name in ("begin", "end"):
+            made[name] = as_instants(made[name])
+        return pd.DataFrame(made)
+
+
+def table(of: pd.DataFrame) -> Table:
+    """A frame of Table.frame as a table again."""
+    columns, texts = {}, {}
+    for name in of:
+        if isinstance(of[name].dtype, pd.CategoricalDtype):
+            columns[str(name)], texts[str(name)] = _codes(of[name])
+        elif name in ("begin", "end"):
+            columns[str(name)] = since_1970(of[name])
+        else:
+            columns[str(name)] = of[name].to_numpy()
+    return Table(columns, texts)
+
+
+def levels(events: pd.DataFrame) -> Table:
     """A row an event, by machine and time.
 
-    Columns: `vm_id` and NAMES (categories), SIZES, `state` (a number in STATES), `made` (something is
-    on a host), `there` (it has its place), `begin`, `end` in microseconds since 1970 (FOREVER where nothing
-    followed), `sent` (of traffic: bytes, else 0), `instances` (1).
+    Columns: `vm_id` and NAMES (texts), SIZES, `state` (a number in STATES), `made` (something is on a host),
+    `there` (it has its place), `begin`, `end` in microseconds since 1970 (FOREVER where nothing followed),
+    `sent` (of traffic: bytes, else 0) and `payer` (of it: a tenant, as in `tenant_id`), `instances` (1).
     """
     codes = {name: _codes(events[name]) for name in ("vm_id", "kind", *NAMES)}
     sizes = {name: events[name].to_numpy(np.int64) for name in (*SIZES, "bytes")}
@@ -95,29 +145,27 @@ def levels(events: pd.DataFrame) -> pd.DataFrame:
         of = last(told)
         return np.where(of >= start, values[of], otherwise)
 
-    frame: dict[str, Any] = {"vm_id": _category(vm, codes["vm_id"][1])}
+    made: dict[str, npt.NDArray[Any]] = {"vm_id": vm}
     for name in NAMES:
-        values, texts = codes[name][0][order], codes[name][1]
-        told = telling if name in ALWAYS_TOLD else telling & (values != texts.get_indexer([""])[0])
-        frame[name] = filled(values, told, values)
+        values, nothing = codes[name][0][order], codes[name][1].get_indexer([""])[0]
+        told = telling if name in ALWAYS_TOLD else telling & (values != nothing)
+        made[name] = filled(values, told, values)
         if name == "tenant_id":
             # Who pays for traffic may be told with it: that is not who owns the machine from then on.
-            own = ~telling & (values != texts.get_indexer([""])[0])
-            frame[name] = np.where(own, values, frame[name])
-        frame[name] = _category(frame[name], texts)
+            made["payer"] = np.where(~telling & (values != nothing), values, made[name])
     for name in SIZES:
         values = sizes[name][order]
-        frame[name] = filled(values, telling & (values != UNTOLD), 0)
+        made[name] = filled(values, telling & (values != UNTOLD), 0)
     becomes = np.array([STATES.index(BECOMES[k]) if k in BECOMES else UNTOLD for k in kinds], np.int64)[kind]
-    frame["state"] = filled(becomes, becomes != UNTOLD, STATES.index("stopped"))
-    frame["made"] = last(_among(kinds, MAKING)[kind]) >= start
+    made["state"] = filled(becomes, becomes != UNTOLD, STATES.index("stopped"))
+    made["made"] = last(_among(kinds, MAKING)[kind]) >= start
     reserved = last(_among(kinds, ("held",))[kind]) >= start
-    frame["there"] = (frame["made"] | reserved) & (last(_among(kinds, ENDING)[kind]) < start)
-    frame["begin"], frame["end"] = at, np.full(len(at), FOREVER)
-    frame["end"][:-1] = np.where(first[1:], FOREVER, at[1:])
-    frame["sent"] = _sent(vm, at, telling, sizes["bytes"][order])
-    frame["instances"] = np.ones(len(at), np.int64)
-    return pd.DataFrame(frame, copy=False)
+    made["there"] = (made["made"] | reserved) & (last(_among(kinds, ENDING)[kind]) < start)
+    made["begin"], made["end"] = at, np.full(len(at), FOREVER)
+    made["end"][:-1] = np.where(first[1:], FOREVER, at[1:])
+    made["sent"] = _sent(vm, at, telling, sizes["bytes"][order])
+    made["instances"] = np.ones(len(at), np.int64)
+    return Table(made, {name: codes[name][1] for name in ("vm_id", *NAMES)})
 
 
 def _sent(vm: Ints, at: Ints, telling: Flags, sent: Ints) -> Ints:
@@ -156,10 +204,6 @@ def _codes(texts: pd.Series) -> tuple[Ints, pd.Index]:
     if not category.categories.is_monotonic_increasing:
         category = category.reorder_categories(category.categories.sort_values()).cat
     return category.codes.to_numpy(np.int64), category.categories
-
-
-def _category(codes: Ints, texts: pd.Index) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes, categories=texts)
 
 
 def _among(kinds: list[str], some: tuple[str, ...]) -> Flags:

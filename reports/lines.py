@@ -10,7 +10,7 @@ cents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reports.levels import Ints, as_instants, since_1970
-from reports.usage import charges, cut
+from reports.levels import Flags, Ints, Table
+from reports.usage import charged, cut
 from vdc.errors import Invalid
 from vdc.months import HOUR_US, MICROSECOND, Window, microseconds
 from vdc.tariff import CENT, DISCOUNT, FLAT, ITEMS, LIST_PRICES, TRAFFIC, WHATS, Item, Tariff, to_cent
@@ -106,41 +106,42 @@ def _cents(
 
 
 def lines(
-    of: pd.DataFrame, pieces: Sequence[Piece], month_hours: Decimal, tenants: Mapping[str, datetime | None]
+    of: Table, pieces: Sequence[Piece], month_hours: Decimal, tenants: Mapping[str, datetime | None]
 ) -> pd.DataFrame:
     """Lines of tenants that have the same tariffs at the same times; columns as of LINES.
 
-    `of` are the tenants' levels; `tenants` says by id since when each owes flat items (None: always).
+    `of` are levels; `tenants` says by id since when each owes flat items (None: always).
     Raises Invalid for an instance whose price was never recorded: it must not be given away silently.
     """
-    of = _with_names(of, pieces, tenants)
-    frames = [_few(of, [], FLAT, pieces[-1].window.end).assign(piece=0)]
+    names = _names(of, pieces, tenants)
+    theirs = np.isin(np.arange(len(names["tenant_id"])), names["tenant_id"].get_indexer(list(tenants)))
+    parts: list[_Part] = []
     for n, piece in enumerate(pieces):
-        charged = charges(cut(of, piece.window), piece.tariff)
-        made = [
-            _priced(charged[(charged["what"] == item.what).to_numpy()], item, piece.tariff, month_hours)
-            for item in ITEMS
-        ]
-        made.append(_traffic(of, piece, month_hours))
-        made.append(_flat(of, piece, month_hours, tenants))
-        frames += [frame.assign(piece=n) for frame in made if len(frame)]
-    made_all = _joined(frames)
-    return _ordered(_joined([made_all, *_discounts(made_all, pieces, month_hours)]))
+        spans = cut(of, piece.window)
+        spans = spans.take(theirs[spans["tenant_id"]])
+        parts += [_priced(spans, item, piece.tariff, month_hours) | {"piece": n} for item in ITEMS]
+        parts.append(_traffic(of, theirs, piece, month_hours) | {"piece": n})
+        parts.append(_few(names, _flat(piece, month_hours, tenants), FLAT, piece.window.end) | {"piece": n})
+    made = _joined(parts)
+    return _ordered(_joined([made, *_discounts(made, names, pieces)]), names)
 
 
-def _with_names(
-    of: pd.DataFrame, pieces: Sequence[Piece], tenants: Mapping[str, datetime | None]
-) -> pd.DataFrame:
-    """The levels, with the names that lines of no machine bear among the categories: they come last."""
-    names = [f.name for p in pieces for f in p.tariff.flat]
-    names += [_step(p.tariff, n) for p in pieces for n in range(len(p.tariff.discounts))]
-    wanted: dict[str, Iterable[str]] = {"vm_id": [""], "machine": names, "tenant_id": tenants}
+_Part = Mapping[str, Any]
+"""Columns as of LINES, some as one value for all rows; texts as positions in names that are kept beside."""
+
+
+def _names(of: Table, pieces: Sequence[Piece], tenants: Mapping[str, datetime | None]) -> dict[str, pd.Index]:
+    """The levels' names, and those that lines of no machine bear: these come last."""
+    named = [f.name for p in pieces for f in p.tariff.flat]
+    named += [_step(p.tariff, n) for p in pieces for n in range(len(p.tariff.discounts))]
+    wanted = {"vm_id": [""], "machine": named, "tenant_id": list(tenants)}
+    names = {}
     for column, texts in wanted.items():
-        there = of[column].cat.categories
-        of = of.assign(
-            **{column: of[column].cat.add_categories([t for t in dict.fromkeys(texts) if t not in there])}
+        there = of.texts[column].astype(object)
+        names[column] = there.append(
+            pd.Index(dict.fromkeys(texts), dtype=object).difference(there, sort=False)
         )
-    return of
+    return names
 
 
 def _step(tariff: Tariff, n: int) -> str:
@@ -148,56 +149,71 @@ def _step(tariff: Tariff, n: int) -> str:
     return f"{step.percent}% of what is above {step.above} {tariff.currency}"
 
 
-def _priced(due: pd.DataFrame, item: Item, tariff: Tariff, month_hours: Decimal) -> pd.DataFrame:
+def _priced(spans: Table, item: Item, tariff: Tariff, month_hours: Decimal) -> _Part:
     price: Decimal | Mapping[str, Decimal] = getattr(tariff, item.price)
+    due, shares = charged(spans, item, tariff)
     if item.price not in LIST_PRICES and not price:
-        return due.head(0)
-    share, shares = pd.factorize(due["share"])
-    by = due["image" if item.price == "licence_hour" else "hourly_price"].cat
-    kinds, of_kind = np.unique(share * len(by.categories) + by.codes.to_numpy(np.int64), return_inverse=True)
+        due = due.take(np.empty(0, np.int64))
+    by = "image" if item.price == "licence_hour" else "hourly_price"
+    width = max(len(due.texts[by]), 1)
+    kinds, of_kind = np.unique(due["share"] * width + due[by], return_inverse=True)
     prices = []
     for kind in kinds:
-        of_share, name = Decimal(shares[kind // len(by.categories)]), by.categories[kind % len(by.categories)]
+        of_share, name = Decimal(shares[kind // width]), due.texts[by][kind % width]
         if item.price == "licence_hour":
             prices.append(tariff.licence_hour[name] * of_share)
         elif item.provider == "ec2":
             if not name:
-                machine = due["machine"].iloc[int(np.argmax(kinds[of_kind] == kind))]
+                unpriced = due["machine"][int(np.argmax(kinds[of_kind] == kind))]
+                machine = due.texts["machine"][unpriced]
                 raise Invalid(f"Machine {machine} runs at ec2, and no price of it was recorded.")
             prices.append(Decimal(name) * tariff.ec2_margin)
         else:
             assert isinstance(price, Decimal)
             prices.append(price * of_share)
-    length_us = since_1970(due["end"]) - since_1970(due["begin"])
+    length_us = due["end"] - due["begin"]
     unit = unit_of(item.what, tariff.currency)
-    return due.assign(
-        cents=_cents(due["quantity"].to_numpy(), length_us, prices, of_kind, unit, month_hours),
-        price=_texts(prices)[of_kind],
-    )
+    return {
+        **{name: due[name] for name in ("tenant_id", "vm_id", "machine", "begin", "end", "quantity")},
+        "what": WHATS.index(item.what),
+        "share": _texts(shares)[due["share"]],
+        "cents": _cents(due["quantity"], length_us, prices, of_kind, unit, month_hours),
+        "price": _texts(prices)[of_kind],
+    }
 
 
-def _traffic(of: pd.DataFrame, piece: Piece, month_hours: Decimal) -> pd.DataFrame:
+def _traffic(of: Table, theirs: Flags, piece: Piece, month_hours: Decimal) -> _Part:
     """What each machine sent while the piece's tariff was in force: by when it was told."""
     begin, end = microseconds(piece.window.begin), microseconds(piece.window.end)
-    at, sent = of["begin"].to_numpy(), of["sent"].to_numpy()
-    told = of[(sent > 0) & (begin <= at) & (at < end)] if piece.tariff.traffic_gib else of.head(0)
-    by = ["tenant_id", "vm_id"]
-    made = told.groupby(by, observed=True, sort=False).agg(
-        machine=("machine", "last"), quantity=("sent", "sum")
-    )
-    made = made.reset_index().astype({name: of[name].dtype for name in (*by, "machine")})
     price = [piece.tariff.traffic_gib]
-    none = np.zeros(len(made), np.int64)
-    unit = unit_of(TRAFFIC, piece.tariff.currency)
-    return _whole(made, TRAFFIC, piece.window).assign(
-        cents=_cents(made["quantity"].to_numpy(), none, price, none, unit, month_hours),
-        price=_texts(price)[none],
+    told = (
+        (of["sent"] > 0) & (begin <= of["begin"]) & (of["begin"] < end) & theirs[of["payer"]] & bool(price[0])
     )
+    rows = np.flatnonzero(told)
+    # Rows are by machine and time: one machine's of one payer become one.
+    width = len(theirs)
+    _, first, group = np.unique(
+        of["vm_id"][rows] * width + of["payer"][rows], return_index=True, return_inverse=True
+    )
+    quantity = np.zeros(len(first), np.int64)
+    np.add.at(quantity, group, of["sent"][rows])
+    kept, none = rows[first], np.zeros(len(first), np.int64)
+    unit = unit_of(TRAFFIC, piece.tariff.currency)
+    return {
+        "tenant_id": of["payer"][kept],
+        "vm_id": of["vm_id"][kept],
+        "machine": of["machine"][kept],
+        "what": WHATS.index(TRAFFIC),
+        "begin": begin,
+        "end": end,
+        "quantity": quantity,
+        "share": "1",
+        "cents": _cents(quantity, none, price, none, unit, month_hours),
+        "price": _texts(price)[none],
+    }
 
 
-def _flat(
-    of: pd.DataFrame, piece: Piece, month_hours: Decimal, tenants: Mapping[str, datetime | None]
-) -> pd.DataFrame:
+def _flat(piece: Piece, month_hours: Decimal, tenants: Mapping[str, datetime | None]) -> list[_Row]:
     unit, rows = unit_of(FLAT, piece.tariff.currency), []
     for tenant, since in tenants.items():
         begin = max(piece.window.begin, since) if since else piece.window.begin
@@ -207,25 +223,28 @@ def _flat(
         for flat in piece.tariff.flat:
             amount = to_cent(exact(1, length_us, flat.month, unit, month_hours))
             rows.append((tenant, flat.name, begin, 1, flat.month, amount))
-    return _few(of, rows, FLAT, piece.window.end)
+    return rows
 
 
-def _discounts(made: pd.DataFrame, pieces: Sequence[Piece], month_hours: Decimal) -> list[pd.DataFrame]:
+def _discounts(made: _Part, names: Mapping[str, pd.Index], pieces: Sequence[Piece]) -> Iterator[_Part]:
     """Of the sum of a tenant's lines; pieces that follow each other with the same steps are one."""
-    frames, begin = [], 0
+    begin = 0
     for end in range(1, len(pieces) + 1):
         tariff = pieces[begin].tariff
         if end < len(pieces) and pieces[end].tariff.discounts == tariff.discounts:
             continue
         if tariff.discounts:
             window = Window(pieces[begin].window.begin, pieces[end - 1].window.end)
-            of = made[made["piece"].between(begin, end - 1)]
-            sums = of.groupby("tenant_id", observed=True)["cents"].sum()
-            rows = [(tenant, *row) for tenant, cents in sums.items() for row in _steps(tariff, int(cents))]
-            rows = [(tenant, name, window.begin, *rest) for tenant, name, *rest in rows]
-            frames.append(_few(made, rows, DISCOUNT, window.end).assign(piece=end - 1))
+            sums = np.zeros(len(names["tenant_id"]), np.int64)
+            those = (begin <= made["piece"]) & (made["piece"] < end)
+            np.add.at(sums, made["tenant_id"][those], made["cents"][those])
+            rows: list[_Row] = [
+                (names["tenant_id"][tenant], name, window.begin, *rest)
+                for tenant in np.flatnonzero(sums)
+                for name, *rest in _steps(tariff, int(sums[tenant]))
+            ]
+            yield _few(names, rows, DISCOUNT, window.end) | {"piece": end - 1}
         begin = end
-    return frames
 
 
 def _steps(tariff: Tariff, cents: int) -> list[tuple[str, int, Decimal, Decimal]]:
@@ -240,52 +259,45 @@ def _steps(tariff: Tariff, cents: int) -> list[tuple[str, int, Decimal, Decimal]
     return rows
 
 
-def _few(like: pd.DataFrame, rows: Sequence[tuple[Any, ...]], what: str, end: datetime) -> pd.DataFrame:
-    """Lines of no machine, from (tenant, name, begin, quantity, price, amount)."""
-    tenants, names, begins, quantities, prices, amounts = zip(*rows, strict=True) if rows else [()] * 6
-    begin = np.array([microseconds(b) for b in begins], np.int64)
-    return pd.DataFrame(
-        {
-            "tenant_id": pd.Categorical(tenants, dtype=like["tenant_id"].dtype),
-            "vm_id": pd.Categorical([""] * len(rows), dtype=like["vm_id"].dtype),
-            "machine": pd.Categorical(names, dtype=like["machine"].dtype),
-            "what": pd.Categorical([what] * len(rows), categories=WHATS),
-            "begin": as_instants(begin),
-            "end": as_instants(np.full(len(rows), microseconds(end))),
-            "quantity": np.array(quantities, np.int64),
-            "share": "1",
-            "price": _texts(prices),
-            "cents": np.array([int(amount / CENT) for amount in amounts], np.int64),
-        }
-    )
+_Row = tuple[str, str, datetime, int, Decimal, Decimal]
+"""A line of no machine: tenant, name, begin, quantity, price, amount."""
 
 
-def _whole(made: pd.DataFrame, what: str, window: Window) -> pd.DataFrame:
-    """Lines of a whole window."""
-    edges = {
-        name: as_instants(np.full(len(made), microseconds(instant)))
-        for name, instant in (("begin", window.begin), ("end", window.end))
+def _few(names: Mapping[str, pd.Index], rows: Sequence[_Row], what: str, end: datetime) -> dict[str, Any]:
+    """Lines of no machine."""
+    tenants, named, begins, quantities, prices, amounts = zip(*rows, strict=True) if rows else ((),) * 6
+    return {
+        "tenant_id": names["tenant_id"].get_indexer(list(tenants)),
+        "vm_id": names["vm_id"].get_loc(""),
+        "machine": names["machine"].get_indexer(list(named)),
+        "what": WHATS.index(what),
+        "begin": np.array([microseconds(b) for b in begins], np.int64),
+        "end": microseconds(end),
+        "quantity": np.array(quantities, np.int64),
+        "share": "1",
+        "price": _texts(prices),
+        "cents": np.array([int(amount / CENT) for amount in amounts], np.int64),
     }
-    return made.assign(what=pd.Categorical([what] * len(made), categories=WHATS), share="1", **edges)
 
 
-def _texts(prices: Sequence[Decimal]) -> npt.NDArray[np.object_]:
-    texts = np.empty(len(prices), object)
-    texts[:] = [format(price, "f") for price in prices]
+def _texts(values: Sequence[Decimal | str]) -> npt.NDArray[np.object_]:
+    texts = np.empty(len(values), object)
+    texts[:] = [value if isinstance(value, str) else format(value, "f") for value in values]
     return texts
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    there = [frame[LINES] for frame in frames if len(frame)]
-    return pd.concat(there, ignore_index=True) if there else frames[0][LINES]
+def _joined(parts: Sequence[_Part]) -> dict[str, npt.NDArray[Any]]:
+    """One after the other; what is one value is repeated."""
+    joined = {}
+    for name in LINES:
+        columns = [(part[name], len(part["cents"])) for part in parts]
+        joined[name] = np.concatenate([c if isinstance(c, np.ndarray) else np.full(n, c) for c, n in columns])
+    return joined
 
 
-def _ordered(made: pd.DataFrame) -> pd.DataFrame:
+def _ordered(made: Mapping[str, npt.NDArray[Any]], names: Mapping[str, pd.Index]) -> pd.DataFrame:
     """By tenant; first machines by name, of each what it pays for by time; then flat items and discounts."""
-    if made.empty:
-        return made
-    of_machine = (made["vm_id"] != "").to_numpy()
-    what = np.where(of_machine, 0, made["what"].cat.codes)
-    names = [made[name].cat.codes for name in ("vm_id", "machine")]
-    by = [since_1970(made["begin"]), made["what"].cat.codes, *names, what, made["tenant_id"].cat.codes]
-    return made.take(np.lexsort(by)).reset_index(drop=True)
+    last = np.where(made["vm_id"] == names["vm_id"].get_loc(""), made["what"], 0)
+    order = np.lexsort((made["begin"], made["what"], made["vm_id"], made["machine"], last, made["tenant_id"]))
+    texts = {**names, "what": pd.Index(WHATS)}
+    return Table({name: column[order] for name, column in made.items()}, texts).frame()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from reports.levels import UNTOLD, Flags, Ints, as_instants, levels, since_1970
+from reports.levels import UNTOLD, Flags, Table, levels, table
 from vdc.months import Window, microseconds
 from vdc.tariff import ITEMS, STATES, WHATS, Item, Tariff
 
@@ -91,22 +91,18 @@ def read_events(session: Session, tenant_ids: Sequence[str], window: Window) -> 
 def spans(events: pd.DataFrame, window: Window) -> pd.DataFrame:
     """What each machine was, and when, within the window; one that is still there is so to its end.
 
-    Columns as of reports.levels.levels, with instants as `begin` and `end`, and `running`.
+    Columns as of reports.levels.levels, and `running`.
     """
-    return cut(levels(events), window)
+    of = cut(levels(events), window).frame()
+    return of.assign(running=of["state"] == STATES.index("running"))
 
 
-def cut(of: pd.DataFrame, window: Window) -> pd.DataFrame:
+def cut(of: Table, window: Window) -> Table:
     """Levels as spans: what lies in the window, where there was something."""
-    begins = np.maximum(of["begin"].to_numpy(), microseconds(window.begin))
-    ends = np.minimum(of["end"].to_numpy(), microseconds(window.end))
-    kept = of["there"].to_numpy() & (begins < ends)
-    of = of[kept].reset_index(drop=True)
-    return of.assign(
-        begin=as_instants(begins[kept]),
-        end=as_instants(ends[kept]),
-        running=of["state"] == STATES.index("running"),
-    )
+    begins = np.maximum(of["begin"], microseconds(window.begin))
+    ends = np.minimum(of["end"], microseconds(window.end))
+    kept = of["there"] & (begins < ends)
+    return of.take(kept, begin=begins[kept], end=ends[kept])
 
 
 def charges(of: pd.DataFrame, tariff: Tariff | None = None) -> pd.DataFrame:
@@ -115,49 +111,44 @@ def charges(of: pd.DataFrame, tariff: Tariff | None = None) -> pd.DataFrame:
     `share` is what is paid of the price, as text. What a tariff (without one: the list prices') gives away is
     left out.
     """
-    tariff = tariff or Tariff()
-    frames = [frame for item in ITEMS if len(frame := _charged(of, item, tariff))]
-    if not frames:
-        return of.head(0).assign(what=pd.Categorical([], categories=WHATS), quantity=np.int64(0), share="")[
-            CHARGES
-        ]
-    charged = pd.concat(frames, ignore_index=True)
+    tariff, given = tariff or Tariff(), table(of)
+    frames = []
+    for item in ITEMS:
+        due, shares = charged(given, item, tariff)
+        frame = due.frame().assign(share=[shares[n] for n in due["share"]])
+        frame["what"] = pd.Categorical([item.what] * len(frame), categories=WHATS)
+        frames.append(frame[CHARGES])
+    made = pd.concat(frames, ignore_index=True)
     # Machines by name; of each its items in the tariff's order, and each of these by time.
-    by = [charged[name].cat.codes for name in ("vm_id", "machine", "tenant_id")]
-    return charged.take(np.lexsort(by)).reset_index(drop=True)
+    by = [made[name].cat.codes for name in ("vm_id", "machine", "tenant_id")]
+    return made.take(np.lexsort(by)).reset_index(drop=True)
 
 
-def _charged(of: pd.DataFrame, item: Item, tariff: Tariff) -> pd.DataFrame:
+def charged(of: Table, item: Item, tariff: Tariff) -> tuple[Table, list[str]]:
+    """Of spans what one item charges, by machine and time; `share` is a position in the list returned."""
     shares = item.shares(tariff)
     texts = list(dict.fromkeys(format(share, "f") for share in shares.values()))
     share_of = np.array([texts.index(format(shares[state], "f")) for state in STATES])
     free = np.array([shares[state] == 0 for state in STATES])
-    state = of["state"].to_numpy()
-    due: Flags = (of[item.quantity].to_numpy() > 0) & ~free[state]
-    due &= np.asarray(of["provider"] == item.provider)
+    due: Flags = (of[item.quantity] > 0) & (of["provider"] == of.position("provider", item.provider))
+    due &= ~free[of["state"]]
     if not item.reserved:
-        due &= of["made"].to_numpy()
+        due &= of["made"]
     if item.price == "licence_hour":
-        due &= np.asarray(of["image"].isin(tariff.licence_hour))
-    kept = np.flatnonzero(due)
-    payer = ["vm_id", "tenant_id", "hourly_price", *(["image"] if item.price == "licence_hour" else [])]
-    same: list[Ints] = [of[name].cat.codes.to_numpy()[kept] for name in payer]
-    quantity = of[item.quantity].to_numpy()[kept]
-    begin, end = (since_1970(of[name])[kept] for name in ("begin", "end"))
-    share = share_of[state[kept]]
+        due &= np.isin(of["image"], [of.position("image", image) for image in tariff.licence_hour])
+    rows = np.flatnonzero(due)
+    payer = ("vm_id", "tenant_id", "hourly_price", *(["image"] if item.price == "licence_hour" else []))
+    quantity, begin, end = (of[name][rows] for name in (item.quantity, "begin", "end"))
+    share = share_of[of["state"][rows]]
     goes_on = begin[1:] == end[:-1]
-    for values in (*same, quantity, share):
+    for values in (*(of[name][rows] for name in payer), quantity, share):
         goes_on &= values[1:] == values[:-1]
     # Of a run of spans that go on from each other, the beginning of the first and the end of the last.
-    first, last = (np.ones(len(kept), bool) for _ in range(2))
+    first, last = (np.ones(len(rows), bool) for _ in range(2))
     first[1:], last[:-1] = ~goes_on, ~goes_on
-    runs = of.take(kept[first]).reset_index(drop=True)
-    return runs.assign(
-        what=pd.Categorical.from_codes(np.full(len(runs), WHATS.index(item.what)), categories=WHATS),
-        quantity=quantity[first],
-        end=as_instants(end[last]),
-        share=np.array(texts, object)[share[first]],
-    )[CHARGES]
+    kept = {name: of[name][rows[first]] for name in CHARGES if name in of.columns}
+    kept |= {"end": end[last], "quantity": quantity[first], "share": share[first]}
+    return Table(kept, of.texts), texts
 
 
 def hours(of: pd.DataFrame) -> pd.Series:

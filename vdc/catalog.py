@@ -9,7 +9,6 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Sequence
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -20,6 +19,7 @@ from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.claims.images import named
 from vdc.errors import Conflict, Invalid, InvalidState
+from vdc.months import check_time_zone
 from vdc.names import find, require_new
 from vdc.operations import Opening
 from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vm, Vnet, new_id
@@ -63,14 +63,6 @@ def create_tenant(
     tenant = Tenant(id=new_id(), name=name, time_zone=time_zone, **limits)
     _add(session, "tenant", name, tenant, limits, actor)
     return tenant
-
-
-def check_time_zone(name: str) -> None:
-    """Raises Invalid where `name` is no time zone of the IANA database."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise Invalid(f"Time zone {name!r} is none: give an IANA name, such as Europe/Madrid.") from error
 
 
 def check_ssh_key(key: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from vdc.errors import Invalid
 
@@ -24,6 +24,14 @@ def microseconds(instant: datetime) -> int:
 def instant_of(microseconds: int) -> datetime:
     """The instant so long after the beginning of 1970, in UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def check_time_zone(name: str) -> None:
+    """Raises Invalid where `name` is no time zone of the IANA database."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Invalid(f"Time zone {name!r} is none: give an IANA name, such as Europe/Madrid.") from error
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -18,6 +18,7 @@ from vdc import catalog, operations
 from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
+from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
@@ -134,7 +135,7 @@ def onboard(
         catalog.check_ssh_key(key)
     if wanted.user.password_hash:
         check_hash(wanted.user.password_hash)
-    catalog.check_time_zone(wanted.time_zone)
+    check_time_zone(wanted.time_zone)
     changes: list[str] = []
     tenant = _tenant(session, wanted, changes)
     _user(session, wanted, tenant, changes)

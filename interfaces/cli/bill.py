@@ -8,23 +8,11 @@ from typing import Any
 
 import click
 
-from interfaces.cli import bill_audit, credit
+from interfaces.cli import bill_audit, credit, simulate
+from interfaces.cli.bill_lines import print_document
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
 from interfaces.cli.session import reading
 
-LINE_COLUMNS = (
-    "line",
-    "machine",
-    "what",
-    "from",
-    "to",
-    "hours",
-    "quantity",
-    "unit",
-    "unit_price",
-    "amount",
-)
-NUMBERS = ("hours", "quantity", "unit_price", "amount")
 BILL_COLUMNS = ("number", "tenant", "month", "total", "currency", "sha256")
 LISTED_COLUMNS = ("number", "tenant", "month", "total", "credited", "currency", "sha256")
 
@@ -45,6 +33,7 @@ def group() -> None:
 
 
 group.add_command(credit.group)
+group.add_command(simulate.simulate)
 for command in bill_audit.COMMANDS:
     group.add_command(command)
 
@@ -65,7 +54,7 @@ def preview(tenant: str, month: str, tariff: str, out: Path | None, as_json: boo
         print_json(documents)
         return
     for document in documents:
-        _print_document(document)
+        print_document(document)
     for file in written:
         note(f"Written: {file}")
 
@@ -183,7 +172,7 @@ def show(number: int, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(about | {"document": document})
         return
-    _print_document(document)
+    print_document(document)
     print_line(f"Issued {about['issued_at']} by {about['issued_by']}, SHA-256 {about['sha256']}")
     for file in written:
         note(f"Written: {file}")
@@ -211,20 +200,3 @@ def _write(number: int, out: Path) -> list[Path]:
     with reading() as session:
         text = read_bill(session, number)[0].document
     return files.write(json.loads(text), out, text)
-
-
-def _print_document(document: dict[str, Any]) -> None:
-    if document["kind"] == "preview":
-        title = f"Preview, not a bill: used until {document['charged_until']}"
-    else:
-        title = f"Bill {document['number']}"
-    print_line(f"{title}. Tenant {document['tenant']}, {document['month']} ({document['time_zone']}).")
-    rows = [
-        line | {"line": number} | {key: Decimal(line[key]) for key in NUMBERS}
-        for number, line in enumerate(document["lines"], 1)
-    ]
-    print_table(rows, LINE_COLUMNS, empty="Nothing was used.")
-    print_line(f"Total: {document['total']} {document['currency']}")
-    if tax := document.get("tax"):
-        print_line(f"{tax['name']} {tax['percent']}%: {tax['amount']} {document['currency']}")
-        print_line(f"To pay: {document['payable']} {document['currency']}")

@@ -1,16 +1,10 @@
-"""From events to what is charged: named cases, and any history against a meter that steps by the minute."""
+"""From events to what is charged: named cases. Any history: test_any_history.py."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import Any
 
 import pandas as pd
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from reports.usage import charges, hours, spans, summary
 from tests.unit.histories import event, frame
@@ -196,105 +190,6 @@ def test_a_month_with_a_change_of_clocks_has_745_or_743_hours() -> None:
         )
         assert window.hours == expected
         assert set(hours(charges(spans(events, window)))) == {expected}
-
-
-# -- any history ------------------------------------------------------------------------------------------
-
-MINUTES = 240
-KINDS = ("created", "started", "stopped", "suspended", "resumed", "resized", "terminated")
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
-    """Events at whole minutes, also before and after the window, in any order, some of them twice."""
-    rows = []
-    for n in range(draw(st.integers(1, 4))):
-        price = draw(st.sampled_from(["", "", "0.05"]))
-        for minute in draw(st.lists(st.integers(-60, MINUTES + 30), min_size=1, max_size=8)):
-            kind = draw(st.sampled_from(KINDS))
-            vcpu, memory = draw(st.sampled_from([(1, 512), (2, 512), (2, 2048)]))
-            when = DAY.begin + timedelta(minutes=minute)
-            rows.append(
-                event(f"vm{n}", kind, when, vcpu=vcpu, memory_mib=memory, disk_mib=64, hourly_price=price)
-            )
-    again = draw(st.lists(st.sampled_from(rows), max_size=4))
-    mixed: list[tuple[Any, ...]] = draw(st.permutations(rows + again))
-    return mixed
-
-
-def minute_meter(rows: list[tuple[Any, ...]], minutes: int) -> Counter[tuple[str, str]]:
-    """Unit minutes by machine and item, one step a minute; knows nothing of frames."""
-    order = ["created", "resized", "stopped", "suspended", "started", "resumed", "terminated"].index
-    runs = {"created": False, "stopped": False, "suspended": False, "started": True, "resumed": True}
-    used: Counter[tuple[str, str]] = Counter()
-    for machine in {row[2] for row in rows}:
-        # Equal in time and kind but not in size: the larger one is taken to be the later.
-        mine = sorted((r for r in rows if r[2] == machine), key=lambda r: (r[4], order(r[3]), r[5:8]))
-        there = ended = running = False
-        size: Any = None
-        for minute in range(-60, minutes):
-            now = DAY.begin + timedelta(minutes=minute)
-            while mine and mine[0][4] <= now:
-                row = mine.pop(0)
-                kind, size = row[3], row
-                there = there or kind in ("created", "started", "resumed")
-                ended = ended or kind == "terminated"
-                running = runs.get(kind, running)
-            if minute < 0 or not there or ended:
-                continue
-            if size[8] == "ec2":
-                used[machine, "EC2 instance"] += running
-                continue
-            used[machine, "disk"] += size[7]
-            if running:
-                used[machine, "vCPU"] += size[5]
-                used[machine, "memory"] += size[6]
-    return +used
-
-
-def unit_minutes(rows: list[tuple[Any, ...]], window: Window) -> Counter[tuple[str, str]]:
-    used: Counter[tuple[str, str]] = Counter()
-    for row in charges(spans(frame(*rows), window)).itertuples():
-        minutes = (row.end - row.begin) / pd.Timedelta(minutes=1)
-        assert minutes == int(minutes)
-        used[row.machine, row.what] += int(minutes) * row.quantity
-    return used
-
-
-WINDOW = Window(DAY.begin, DAY.begin + timedelta(minutes=MINUTES))
-
-
-@settings(max_examples=60, deadline=None)
-@given(histories())
-def test_any_history_is_what_a_meter_that_steps_by_the_minute_counts(rows: list[tuple[Any, ...]]) -> None:
-    assert unit_minutes(rows, WINDOW) == minute_meter(rows, MINUTES)
-
-
-@settings(max_examples=25, deadline=None)
-@given(histories(), st.lists(st.integers(1, MINUTES - 1), max_size=4, unique=True))
-def test_windows_that_tile_add_up(rows: list[tuple[Any, ...]], cuts: list[int]) -> None:
-    edges = [DAY.begin + timedelta(minutes=m) for m in (0, *sorted(cuts), MINUTES)]
-    tiles = [unit_minutes(rows, Window(*pair)) for pair in pairwise(edges)]
-    assert sum(tiles, Counter()) == unit_minutes(rows, WINDOW)
-
-
-@settings(max_examples=25, deadline=None)
-@given(histories(), st.randoms(use_true_random=False))
-def test_twice_and_in_another_order_is_the_same(rows: list[tuple[Any, ...]], dice: random.Random) -> None:
-    told = [*rows, *dice.choices(rows, k=3)]
-    dice.shuffle(told)
-    pd.testing.assert_frame_equal(charges(spans(frame(*rows), WINDOW)), charges(spans(frame(*told), WINDOW)))
-
-
-@settings(max_examples=25, deadline=None)
-@given(histories())
-def test_the_parts_of_a_machine_never_exceed_the_clock(rows: list[tuple[Any, ...]]) -> None:
-    of = charges(spans(frame(*rows), WINDOW))
-    assert (of["begin"] >= WINDOW.begin).all()
-    assert (of["end"] <= WINDOW.end).all()
-    assert (of["begin"] < of["end"]).all()
-    for _, parts in of.groupby(["vm_id", "what"]):
-        assert (parts["begin"].iloc[1:].array >= parts["end"].iloc[:-1].array).all()
 
 
 def test_months_tile() -> None:
