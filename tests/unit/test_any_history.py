@@ -94,7 +94,7 @@ def unit_minutes(of: pd.DataFrame) -> Counter[Key]:
     return used
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seeds)
 def test_it_is_what_a_meter_that_steps_by_the_minute_counts(seed: int) -> None:
     rows = history(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 from vdc.errors import Invalid
 from vdc.pricing import per_hour, per_month
 from vdc.settings import Settings
-from vdc.tariff import Tariff, to_cent
-from vdc.tariff_file import load_tariff
+from vdc.tariff import Discount, Flat, Shares, Tariff, to_cent
+from vdc.tariff_file import kept, load_tariff, load_version, version_of
 
+DOC = (Path(__file__).parents[2] / "docs" / "billing.md").read_text()
 TOML = """
 vcpu_hour = 0.1
 memory_gib_hour = 0.0123456789
@@ -63,6 +66,49 @@ def test_the_settings_are_the_default(tmp_path: Path) -> None:
 def test_what_is_no_tariff_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(Invalid, match=says):
         load_tariff(written(tmp_path, TOML.replace(old, new)))
+
+
+def test_the_whole_tariff_of_the_docs(tmp_path: Path) -> None:
+    prices, more = (re.search(rf"```{kind}\n(.*?)```", DOC, re.DOTALL) for kind in ("toml", "yaml"))
+    assert prices
+    assert more
+    text = re.sub(" *#.*", "", prices[1]).replace(" =", ":") + more[1]
+    version = load_version(written(tmp_path, text, "tariff.yaml"))
+    assert (version.tenant, version.label) == ("acme", "acme, from 2026-10-15")
+    assert (version.valid_from, version.valid_until) == (date(2026, 10, 15), date(2027, 1, 1))
+    tariff = version.tariff
+    assert (tariff.stopped, tariff.held) == (Shares(vcpu=Decimal("0.10")), Shares(vcpu=Decimal("0.5")))
+    assert tariff.flat == (Flat("Support", Decimal(25)),)
+    assert tariff.discounts == (Discount(Decimal(100), Decimal(5)), Discount(Decimal(1000), Decimal(10)))
+    assert tariff.licence_hour == {"windows-2022": Decimal("0.05")}
+    assert version_of(kept(tariff)).tariff == tariff, "what is kept of it makes it again"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("valid_from = 2026-13-01", "is not TOML"),
+        ('valid_from = "soon"', "valid_from 'soon' is refused: give a day"),
+        ("valid_from = 2026-10-02\nvalid_until = 2026-10-02", "it must be after valid_from"),
+        ("valid_until = 2026-10-02", "it must be after valid_from"),
+        ("[stopped]\ncpu = 1", r"\[stopped\] has unknown: cpu; known: vcpu, memory"),
+        ("[held]\nvcpu = 1.5", r"\[held\]: vcpu 1.5 is refused: a share of a price is between 0 and 1"),
+        ("[licence_hour]\nwindows = -1", "licence_hour of 'windows' -1 is refused"),
+        ("licence_hour = 3", "licence_hour 3 is refused: it is a table"),
+        ("flat = 3", "flat is refused: it is a list, each with name and month"),
+        ('[[flat]]\nname = "x"', r"\[\[flat\]\] has missing: month"),
+        ('[[flat]]\nname = "x"\nmonth = 1\n[[flat]]\nname = "x"\nmonth = 1', "Flat item 'x' is there twice"),
+        ("[[discount]]\nabove = 1\npercent = 101", "percent 101 is refused"),
+        (
+            "[[discount]]\nabove = 2\npercent = 1\n[[discount]]\nabove = 1\npercent = 2",
+            "each begins above the",
+        ),
+        ("tenant = 7", "tenant 7 is refused: it is a text"),
+    ],
+)
+def test_what_a_tariff_cannot_have_is_refused(tmp_path: Path, more: str, says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        load_version(written(tmp_path, TOML + more))
 
 
 @pytest.mark.parametrize(
