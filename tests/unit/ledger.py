@@ -55,7 +55,7 @@ class Ledger:
         """Rows of an event frame, each written by an operation of its own that ended when it happened."""
         with write_session(self.url) as session:
             tenant_id = session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one()
-            for _, vm_id, machine, kind, at, vcpu, memory_mib, disk_mib, provider, price in events:
+            for _, vm_id, machine, kind, at, vcpu, memory_mib, disk_mib, provider, price, *_ in events:
                 size = {"vcpu": vcpu, "memory_mib": memory_mib}
                 if session.get(Vm, vm_id) is None:
                     vm = Vm(id=vm_id, name=machine, tenant_id=tenant_id, created_at=at, spec={}, **size)
