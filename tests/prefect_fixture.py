@@ -61,4 +61,14 @@ def prefect_client(prefect_server: Settings) -> Iterator[Settings]:
     with settings(retries=2, retry_delay_s=0.01):
         # tasks.retrying reads its settings when it is imported.
         importlib.import_module("tests.flows.preload")
+        _leave_the_dead_alone()
         yield prefect_server
+
+
+def _leave_the_dead_alone() -> None:
+    """Make no flow run of a killed process Crashed a minute later: each costs the server a second."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        for automation in client.read_automations_by_name(prefect_objects.CRASH_AUTOMATION):
+            client.pause_automation(automation.id)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,20 @@ def provably_dead(other: str) -> bool:
     return state_and_more[19] != start or state_and_more[0] in "ZX"
 
 
-def takeable(operation: Operation, lease_s: float) -> bool:
-    """Whether an open operation may be taken over: its owner is dead, or silent for longer than the lease.
+def takeable(operations: Iterable[Operation], lease_s: float) -> list[Operation]:
+    """Which of these open operations may be taken over: their owner is dead, or silent for over the lease.
 
-    Ours too: a flow of this process that ended without closing it renews its heartbeat no more.
+    Ours too: a flow of this process that ended without closing them renews their heartbeats no more. A
+    batch and its parts are silent together, or half of it would be left to an owner that lost the rest.
     """
-    silent = utc_now() - operation.heartbeat_at > timedelta(seconds=lease_s)
-    return silent or provably_dead(operation.owner)
+    rows = list(operations)
+    now = utc_now()
+    heard: dict[tuple[str, str], datetime] = {}
+    for row in rows:
+        batch = (row.owner, row.parent_id or row.id)
+        heard[batch] = max(row.heartbeat_at, heard.get(batch, row.heartbeat_at))
+    silent = {batch for batch, at in heard.items() if now - at > timedelta(seconds=lease_s)}
+    return [r for r in rows if (r.owner, r.parent_id or r.id) in silent or provably_dead(r.owner)]
 
 
 def open_many(

@@ -135,7 +135,7 @@ def claim_site(
     """Open the one reconcile operation of the site. Raises Conflict while another one is at work."""
     site_id = session.scalars(select(Site.id)).one()
     stale = session.scalars(select(Operation).where(Operation.open_key == f"site:{site_id}")).first()
-    if stale is not None and operations.takeable(stale, lease_s):
+    if stale is not None and operations.takeable([stale], lease_s):
         claim = operations.take_over(session, stale)
         operations.close(session, claim, error="The process died.")
     opening = Opening("reconcile", "site", site_id, "all", {})
@@ -153,7 +153,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     savings: list[SavingClaim] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
-    for row in [r for r in rows if operations.takeable(r, lease_s)]:
+    for row in operations.takeable(rows, lease_s):
         kind = str(row.open_key).partition(":")[0]
         if row.kind in (MAKE, REVERT, DELETE):
             snapshots.append(adopt(session, row))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,10 +15,9 @@ LEASE_S = 2.0
 
 
 @pytest.fixture
-def site(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
+def site(prefect_client: Settings) -> Iterator[Site]:
     """Two simulated hosts and an SQLite inventory, which the flows of this process work on."""
-    made = Site.create(tmp_path)
-    with settings(database_url=made.url, operation_lease_s=LEASE_S):
+    with Site.copied() as made, settings(database_url=made.url, operation_lease_s=LEASE_S):
         yield made
 
 

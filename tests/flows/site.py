@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import Session
 
 from drivers.simulated import Simulation, Store, Switch, host_facts
 from vdc import catalog, inventory, specs
+from vdc.claims.deploy import claim_deploy
 from vdc.claims.hosts import HostChecked, claim_enrolment
 from vdc.claims.images import claim_import, record_imported
 from vdc.inventory import read_session, write_session
 from vdc.model import HostFacts, StorageUse, VmSpec
-from vdc.requests import EnrollHostRequest, ImportImageRequest
+from vdc.operations import Fence
+from vdc.records import Outcome, close_batch, record_provisioned
+from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest
 from vdc.schema import Disk, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm
 from vdc.states import HOLDING, VmState
 from vdc.usage import Use, host_loads, tenant_use
@@ -53,9 +57,51 @@ def new_inventory(url: str) -> str:
     """Make `url` an inventory as `vdc up` does."""
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).write_bytes(_migrated())
+        _share_compiled(url)
     else:
         inventory.migrate(url)
     return url
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def _share_compiled(url: str) -> None:
+    """Let all inventories of these tests share one cache of compiled statements.
+
+    SQLAlchemy keeps one for each engine: to fill it anew for each test took a third of the tests' time.
+    """
+    engine = inventory.engine(url)
+    engine.dialect = _dialect()
+    engine.update_execution_options(compiled_cache=_COMPILED)
+
+
+@lru_cache(maxsize=1)
+def _dialect() -> Any:
+    engine = create_engine("sqlite://")
+    with engine.connect():
+        return engine.dialect
+
+
+@lru_cache(maxsize=1)
+def _a_site() -> tuple[Path, bytes, bytes]:
+    """Where a site was made, its hosts' file and its inventory's."""
+    directory = Path(mkdtemp(prefix="vdc-site-"))
+    try:
+        made = Site.create(directory)
+        files = (made.sim.path, directory / "inventory.db")
+        contents = [_contents(file) for file in files]
+        made.sim.delete()
+        inventory.engine(made.url).dispose()
+        return directory, contents[0], contents[1]
+    finally:
+        shutil.rmtree(directory)
+
+
+def _contents(file: Path) -> bytes:
+    """Of an SQLite database, with what is still in its log."""
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.serialize()
 
 
 @dataclass(frozen=True)
@@ -84,6 +130,26 @@ class Site:
         with write_session(site.url) as session:
             site._write_down(session, hosts, cidr, memory_mib, enrolment)
         return site
+
+    @classmethod
+    @contextmanager
+    def copied(cls) -> Iterator[Site]:
+        """A site as `create` makes it, from a copy: the path in its names is replaced by one as long."""
+        template, hosts, rows = _a_site()
+        directory = Path(mkdtemp(prefix="vdc-site-"))
+        old, new = os.fsencode(template), os.fsencode(directory)
+        assert len(old) == len(new)
+        try:
+            sim, url = directory / "dc.db", f"sqlite:///{directory / 'inventory.db'}"
+            sim.write_bytes(hosts.replace(old, new))
+            (directory / "inventory.db").write_bytes(rows.replace(old, new))
+            _share_compiled(url)
+            made = cls(Simulation(sim), url)
+            yield made
+            made.sim.delete()
+            inventory.engine(url).dispose()
+        finally:
+            shutil.rmtree(directory)
 
     def _write_down(
         self,
@@ -130,6 +196,21 @@ class Site:
         catalog.create_template(
             session, "tiny", image="tiny", vcpu=1, memory_mib=memory_mib, vnets=vnets, actor=ACTOR
         )
+
+    def with_machine(self, name: str, **request: Any) -> Site:
+        """This site with a machine of template `tiny` on it: what flows/deploy does, without the flow run."""
+        from tasks.environment import environment
+        from tasks.machines import PROVISION, run_steps
+
+        asked = DeployRequest(**{"template": "tiny", "name": name, **request})
+        with write_session(self.url) as session:
+            batch = claim_deploy(session, asked, actor=ACTOR, prices=environment().settings.prices).batch
+        fence = Fence(self.url, 60, [batch.claim, *(m.claim for m in batch.machines)])
+        made = [Outcome(m.claim, m.spec, run_steps(PROVISION, m, fence)) for m in batch.machines]
+        with write_session(self.url) as session:
+            record_provisioned(session, made)
+            close_batch(session, batch.claim)
+        return self
 
     # -- what a user would look at -------------------------------------------------------------------------
 

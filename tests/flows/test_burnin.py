@@ -181,7 +181,7 @@ def test_what_fails_is_told_with_its_number_and_its_error(site: Site, tmp_path: 
     assert site.sim.pending_faults() == 0
     (problem,) = failed.value.report.checks[0].problems
     assert "failed: OperationFailed: " in problem
-    assert "simulated fault before hypervisor.ensure_paused" in problem
+    assert "simulated fault before hypervisor.ensure_removed" in problem
     site.assert_agrees()
 
 
@@ -258,11 +258,11 @@ def _interruptible(directory: str) -> None:
 
 def test_interrupted_it_removes_its_machines(site: Site, start: Processes, tmp_path: Path) -> None:
     before = site.snapshot()
-    site.sim.hold("hypervisor.ensure_paused")
+    site.sim.hold("hypervisor.ensure_removed")
     child = start.start(_interruptible, str(tmp_path / "out"))
     site.sim.wait_until_held(60)
     child.interrupt()
-    site.sim.release("hypervisor.ensure_paused")
+    site.sim.release("hypervisor.ensure_removed")
     assert child.answer().error == "KeyboardInterrupt"
     assert site.snapshot() == before
     site.assert_agrees()
@@ -275,11 +275,11 @@ def test_killed_reconcile_finishes_and_its_machines_can_be_removed(
     from deployments.burnin import course
 
     before = site.snapshot()
-    site.sim.hold("hypervisor.ensure_paused")
+    site.sim.hold("hypervisor.ensure_removed")
     child = start.start(_interruptible, str(tmp_path / "out"))
     site.sim.wait_until_held(60)
     child.kill()
-    site.sim.release("hypervisor.ensure_paused")
+    site.sim.release("hypervisor.ensure_removed")
     run.reconcile()
     site.assert_agrees()
     with read_session(site.url) as session:

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 from tests.flows import run
+from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
 from tests.flows.site import ACTOR, Site
 from tests.flows.test_killed import _suicide
-from tests.flows.test_migrate import FORMS
-from tests.flows.test_snapshot import PASSING, _kill
+from tests.flows.test_snapshot import _kill
 from tests.requires import missing
 from vdc import catalog
 from vdc.claims.images import publish
@@ -54,7 +54,7 @@ def web(site: Site) -> Site:
     with write_session(site.url) as session:
         for name in ("acme", "other"):
             catalog.create_tenant(session, name, actor=ACTOR)
-    run.deploy(count=1, name="web", tenant="acme")
+    site.with_machine("web", tenant="acme")
     site.sim.write_guest(site.spec("web").domain, disk="a")
     return site
 
@@ -367,9 +367,8 @@ def _succeeds(call: str, form: str) -> bool:
     return form in PASSING or (form == "stops-halfway" and call not in WITH_A_MIDDLE)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("act", "call"), [("save", call) for call in SAVING] + [("clone", c) for c in CLONING]
+    ("act", "call", "form"), spread([("save", call) for call in SAVING] + [("clone", c) for c in CLONING])
 )
 def test_an_image_that_cannot_be_made_is_taken_back(web: Site, act: str, call: str, form: str) -> None:
     web.sim.fail_next(call, **FORMS[form])

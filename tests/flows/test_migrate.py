@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.flows import run
+from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
 from vdc import catalog
@@ -34,7 +35,7 @@ CALLS = (
 @pytest.fixture
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1."""
-    run.deploy(count=1, name="web")
+    site.with_machine("web")
     assert site.spec("web").host.name == "h1"
     return site
 
@@ -206,19 +207,10 @@ def test_what_drivers_cannot_do_is_refused(web: Site) -> None:
 
 # -- failures --------------------------------------------------------------------------------------------
 
-FORMS: dict[str, dict[str, Any]] = {
-    "fails": {},
-    "happens-but-the-answer-is-lost": {"after": True},
-    "stops-halfway": {"halfway": True},
-    "busy-then-fine": {"times": 2, "error": "Busy"},
-    "happens-but-times-out": {"error": "TimedOut", "after": True},
-    "unreachable-for-too-long": {"times": 3, "error": "HostUnreachable"},
-}
 WITHOUT_MIDDLE = {"network.ensure_network", "datastore.read_files", "hypervisor.ensure_settled"}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("host", "call"), CALLS)
+@pytest.mark.parametrize(("host", "call", "form"), spread(CALLS))
 def test_a_failed_call_leaves_it_whole_on_one_host(web: Site, host: str, call: str, form: str) -> None:
     leases = web.leases()
     web.sim.fail_next(call, host=host, **FORMS[form])
@@ -228,7 +220,7 @@ def test_a_failed_call_leaves_it_whole_on_one_host(web: Site, host: str, call: s
     except OperationFailed as error:
         failed = str(error)
     assert web.open_operations() == []
-    passing = form in ("busy-then-fine", "happens-but-times-out")
+    passing = form in PASSING
     if call == "hypervisor.ensure_settled":
         # It was not seen where it is: it keeps both places until it is.
         if not passing and form != "stops-halfway":

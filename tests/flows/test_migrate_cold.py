@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.flows import run
+from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
 from tests.flows.site import Site
-from tests.flows.test_migrate import FORMS, WITHOUT_MIDDLE, migrate, on, operation, whole
+from tests.flows.test_migrate import WITHOUT_MIDDLE, migrate, on, operation, whole
 from vdc.errors import InvalidState, NoCapacity, OperationFailed
 from vdc.inventory import write_session
 from vdc.schema import Host
@@ -32,7 +33,7 @@ DONE = "migration finished"
 @pytest.fixture
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1, stopped."""
-    run.deploy(count=1, name="web")
+    site.with_machine("web")
     run.power("stop", "web", hard=True)
     assert on(site) == "h1"
     return site
@@ -80,8 +81,7 @@ def test_what_somebody_started_meanwhile_is_not_switched_off(web: Site, start: P
     assert run.reconcile() == []
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("host", "call"), CALLS)
+@pytest.mark.parametrize(("host", "call", "form"), spread(CALLS))
 def test_a_failed_call_leaves_one_definition(web: Site, host: str, call: str, form: str) -> None:
     leases = web.leases()
     web.sim.fail_next(call, host=host, **FORMS[form])
@@ -91,7 +91,7 @@ def test_a_failed_call_leaves_one_definition(web: Site, host: str, call: str, fo
     except OperationFailed as error:
         failed = str(error)
     assert web.open_operations() == []
-    passing = form in ("busy-then-fine", "happens-but-times-out")
+    passing = form in PASSING
     no_middle = form == "stops-halfway" and call in NO_MIDDLE
     if call == "hypervisor.ensure_settled" and not passing and not no_middle:
         assert "could not be seen" in failed

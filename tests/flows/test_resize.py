@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.flows import run
+from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
 from tests.flows.site import Site
 from vdc import catalog
@@ -42,7 +43,7 @@ MORE = Size(3, 96, 80)
 @pytest.fixture
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1."""
-    run.deploy(count=1, name="web")
+    site.with_machine("web")
     assert site.spec("web").host.name == "h1"
     return site
 
@@ -414,23 +415,11 @@ def test_a_disk_snapshot_is_not_in_the_way_of_cpus_and_memory(web: Site) -> None
 
 # -- failures --------------------------------------------------------------------------------------------
 
-FORMS: dict[str, dict[str, Any]] = {
-    "fails": {},
-    "happens-but-the-answer-is-lost": {"after": True},
-    "stops-halfway": {"halfway": True},
-    "busy-then-fine": {"times": 2, "error": "Busy"},
-    "happens-but-times-out": {"error": "TimedOut", "after": True},
-    "unreachable-for-too-long": {"times": 3, "error": "HostUnreachable"},
-}
 
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("call", "form"), spread(CALLS))
 def test_a_failed_call_leaves_rows_host_and_bill_in_agreement(web: Site, call: str, form: str) -> None:
     web.sim.fail_next(call, **FORMS[form])
-    passing = form in ("busy-then-fine", "happens-but-times-out") or (
-        form == "stops-halfway" and call != "hypervisor.ensure_shape"
-    )
+    passing = form in PASSING or (form == "stops-halfway" and call != "hypervisor.ensure_shape")
     failed = ""
     try:
         run.resize("web", **to(MORE))

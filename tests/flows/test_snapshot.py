@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.flows import run
+from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
-from tests.flows.test_migrate import FORMS
 from vdc.errors import (
     Conflict,
     Invalid,
@@ -36,7 +36,7 @@ DELETING = ("hypervisor.ensure_snapshot_removed",)
 @pytest.fixture
 def web(site: Site) -> Site:
     """A site with a machine `web` that runs on h1; what it writes is `a` on its disk, `A` in its memory."""
-    run.deploy(count=1, name="web")
+    site.with_machine("web")
     write(site, disk="a", memory="A")
     return site
 
@@ -297,7 +297,6 @@ def test_one_at_a_time(web: Site, start: Processes, act: str) -> None:
 
 # -- failures --------------------------------------------------------------------------------------------
 
-PASSING = ("busy-then-fine", "happens-but-times-out")
 WITHOUT_MIDDLE = {"network.ensure_network", "hypervisor.read_snapshots", "hypervisor.ensure_snapshot_removed"}
 
 
@@ -305,9 +304,9 @@ def _succeeds(call: str, form: str) -> bool:
     return form in PASSING or (form == "stops-halfway" and call in WITHOUT_MIDDLE)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("call", MAKING)
-@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("kind", "call", "form"), spread([(kind, call) for kind in ("memory", "disk") for call in MAKING])
+)
 def test_a_snapshot_that_fails_is_taken_back(web: Site, call: str, form: str, kind: str) -> None:
     web.sim.fail_next(call, **FORMS[form])
     if _succeeds(call, form):
@@ -364,16 +363,17 @@ def test_a_removal_that_fails_is_finished_later(web: Site, form: str) -> None:
     assert run.reconcile() == []
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("call", "kind", "off"),
-    [
-        (REVERTING[0], "memory", False),
-        (REVERTING[2], "memory", False),
-        (REVERTING[2], "memory", True),
-        (REVERTING[2], "disk", False),
-        (REVERTING[2], "disk", True),
-    ],
+    ("call", "kind", "off", "form"),
+    spread(
+        [
+            (REVERTING[0], "memory", False),
+            (REVERTING[2], "memory", False),
+            (REVERTING[2], "memory", True),
+            (REVERTING[2], "disk", False),
+            (REVERTING[2], "disk", True),
+        ]
+    ),
 )
 def test_a_revert_that_fails_leaves_it_whole_and_can_be_done_again(
     web: Site, call: str, form: str, kind: str, off: bool

@@ -113,7 +113,25 @@ def test_what_may_be_taken_over(url: str, its_owner: str, silent_s: int, expecte
     claim = _open(url)
     who = {"me": owner(), "dead": _dead_owner(), "elsewhere": "boot/1/2/3"}[its_owner]
     _set(url, claim, owner=who, heartbeat_at=utc_now() - timedelta(seconds=silent_s))
-    assert takeable(_row(url, claim), 60) is expected
+    assert bool(takeable([_row(url, claim)], 60)) is expected
+
+
+def test_a_batch_and_its_parts_are_taken_over_together(url: str) -> None:
+    """They were opened, or last heard of, some milliseconds apart."""
+    batch = _open(url, Opening("stop", "batch", "id-0", "2 machines", {}))
+    with write_session(url) as session:
+        parts = operations.open_many(
+            session,
+            [WEB, Opening("stop", "vm", "id-2", "db", {})],
+            actor="ada",
+            parent_id=batch.operation_id,
+        )
+    family = [batch, *parts]
+    for claim, silent_s in zip(family, (61, 59, 61), strict=True):
+        _set(url, claim, owner="boot/1/2/3", heartbeat_at=utc_now() - timedelta(seconds=silent_s))
+    assert takeable([_row(url, c) for c in family], 60) == []
+    _set(url, parts[0], heartbeat_at=utc_now() - timedelta(seconds=61))
+    assert len(takeable([_row(url, c) for c in family], 60)) == 3
 
 
 def test_a_fence_within_its_lease_costs_no_question(tmp_path: Path) -> None:
