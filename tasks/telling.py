@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tasks.artifacts import bullets, publish, table
 from vdc.billing import BillsClaim, Issued
+from vdc.budgets import Alert
 from vdc.claims.batch import Batch
 from vdc.claims.deploy import DeployClaim
 from vdc.claims.drain import Drain
@@ -229,6 +230,20 @@ def bill_result(month: object, issued: Sequence[Issued]) -> None:
 def meter_result(metered: Metered) -> None:
     skipped = [{"Host": host, "Passed over": reason} for host, reason in metered.skipped.items()]
     publish("meter-result", f"{_many(metered.samples, 'machine')} sampled.", table(skipped))
+
+
+def budget_result(alerts: Sequence[Alert]) -> None:
+    rows = [
+        {
+            "Tenant": alert.tenant,
+            "Month": alert.month,
+            "Reached": f"{alert.percent}%",
+            "Cost": f"{alert.cost} {alert.currency}",
+            "Budget": f"{alert.budget} {alert.currency}",
+        }
+        for alert in alerts
+    ]
+    publish("budget-result", f"{_many(len(rows), 'alert')}.", table(rows))
 
 
 def sweep_result(removed: int, retention_days: int) -> None:

@@ -548,6 +548,22 @@ class CreditNote(Base):
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
 
 
+class BudgetAlert(Base):
+    """A tenant's cost of a month has reached so much of its budget. Written once; told once."""
+
+    __tablename__ = "budget_alerts"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)
+    percent: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    event_id: Mapped[str] = mapped_column(Id, default=new_id)
+    """Of the Prefect event: told again after a crash, it is the same event."""
+    cost: Mapped[Decimal]
+    budget: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(String(3))
+    crossed_at: Mapped[datetime]
+    told_at: Mapped[datetime | None]
+
+
 class Sample(Base):
     """Counters of a running machine, as its host gave them. They begin at zero with each start."""
 

@@ -73,6 +73,8 @@ class Settings:
     """Factor on what EC2 asks for an instance."""
     currency: str = "EUR"
     """The site's list prices, shown by every plan."""
+    budget_alert_percent: str = "50,80,100"
+    """How much of a tenant's monthly budget is used up when an alert is due, once each."""
     seller_name: str = ""
     seller_address: str = ""
     seller_tax_id: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vdc.billing import Issued
+from vdc.budgets import Alert
 from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
@@ -133,6 +134,12 @@ def bill(month: str, tenant: str = "", tariff: str = "") -> list[Issued]:
     from flows.bill import bill as flow
 
     return flow(BillRequest(month=month, tenant=tenant, tariff=tariff))
+
+
+def watch_budgets() -> list[Alert]:
+    from flows.watch_budgets import watch_budgets as flow
+
+    return flow()
 
 
 def meter() -> Metered:

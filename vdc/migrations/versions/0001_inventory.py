@@ -157,6 +157,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "month", name=op.f("uq_bills_tenant_id_month")),
     )
     op.create_table(
+        "budget_alerts",
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("month", sa.String(length=7), nullable=False),
+        sa.Column("percent", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("event_id", sa.String(length=36), nullable=False),
+        sa.Column("cost", vdc.schema.ExactDecimal(length=40), nullable=False),
+        sa.Column("budget", vdc.schema.ExactDecimal(length=40), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("crossed_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("told_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_budget_alerts_tenant_id")),
+        sa.PrimaryKeyConstraint("tenant_id", "month", "percent", name=op.f("pk_budget_alerts")),
+    )
+    op.create_table(
         "credit_notes",
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("bill_number", sa.Integer(), nullable=False),
@@ -541,6 +555,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_credit_notes_bill_number"))
 
     op.drop_table("credit_notes")
+    op.drop_table("budget_alerts")
     op.drop_table("bills")
     op.drop_table("tenants")
     op.drop_table("site")
