@@ -36,6 +36,7 @@ NOUNS = {
     "scale-test": "How fast machines are made and removed, against a bare loop",
     "burnin": "Random operations by several users, and whether the platform is sound afterwards",
     "bill": "What tenants owe: preview, month, list, show, verify, explain, credit",
+    "report": "For administrators: capacity, tenants, unused, operations, benchmarks",
     "operation": "What was done, by whom, with what outcome",
     "lab": "Real hypervisor hosts on this machine, to try things on",
 }

@@ -136,6 +136,12 @@ def bill(month: str, tenant: str = "", tariff: str = "") -> list[Issued]:
     return flow(BillRequest(month=month, tenant=tenant, tariff=tariff))
 
 
+def report() -> list[str]:
+    from flows.report import report as flow
+
+    return flow()
+
+
 def watch_budgets() -> list[Alert]:
     from flows.watch_budgets import watch_budgets as flow
 
