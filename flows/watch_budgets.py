@@ -9,12 +9,14 @@ from tasks import telling
 from tasks.batches import read, recorded
 from tasks.budgets import emit, read_spent
 from tasks.environment import environment
+from vdc.access import check
 from vdc.budgets import Alert, read_untold, record_crossings, record_told, thresholds
 
 
 @flow(name="watch-budgets", flow_run_name="watch budgets", **flow_options())
 def watch_budgets() -> list[Alert]:
     """Compare what each tenant's running month cost with its budget: an event for each part used up, once."""
+    read(check, "site.watch-budgets")
     percents = thresholds(environment().settings.budget_alert_percent)
     recorded(record_crossings, read(read_spent), percents)
     alerts = read(read_untold)

@@ -16,6 +16,7 @@ from reports.html import plain
 from reports.report import Report, Section
 from reports.trend import ENOUGH_DAYS, trend
 from reports.usage import read_events, spans
+from vdc.access import check
 from vdc.months import Window
 from vdc.schema import Datastore, Disk, Host, Nic, Tenant, Vnet
 from vdc.usage import host_loads
@@ -156,6 +157,7 @@ def _outlook(what: str, held: list[int], limit: float | None, today: date) -> di
 
 def capacity(session: Session, now: datetime) -> Report:
     """The report. `now` is in UTC."""
+    check(session, "report.see")
     now = now.astimezone(UTC)
     of_hosts, of_stores, past = hosts(session), datastores(session), history(session, now)
     ahead = outlook(past, of_hosts, of_stores, now)

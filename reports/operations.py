@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from reports.html import plain
 from reports.report import Report, Section
+from vdc.access import check
 from vdc.schema import Operation
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def errors(of: pd.DataFrame) -> pd.DataFrame:
 
 def operations(session: Session, now: datetime, days: int = DAYS) -> Report:
     """The report, of the last `days`."""
+    check(session, "report.see")
     of = ended(session, now - timedelta(days=days), now)
     kinds = by_kind(of)
     still = len(session.scalars(select(Operation.id).where(Operation.finished_at.is_(None))).all())

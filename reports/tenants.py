@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from reports.html import plain
 from reports.report import Report, Section
 from reports.running import running_month
+from vdc.access import check
 from vdc.billed import Billed
 from vdc.billing import read_issued, read_tenants
 from vdc.tariff_book import TariffBook
@@ -56,6 +57,7 @@ def ranking(session: Session, tenants_: Sequence[Billed], book: TariffBook, now:
 
 def tenants(session: Session, now: datetime, book: TariffBook) -> Report:
     """The report, by the site's tariffs."""
+    check(session, "report.see")
     found = ranking(session, read_tenants(session), book, now)
     words = ["Nothing was used in the running month."]
     if found["share_percent"].sum():

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from reports.report import Report, Section
+from vdc.access import check
 from vdc.pricing import per_hour, per_month
 from vdc.schema import Disk, Image, Sample, Snapshot, Template, Tenant, UsageEvent, Vm
 from vdc.states import VmState
@@ -139,6 +140,7 @@ def snapshots(session: Session, now: datetime, days: int = DAYS) -> pd.DataFrame
 
 def unused(session: Session, now: datetime, prices: Tariff, days: int = DAYS) -> Report:
     """The report; `prices` are the site's list prices."""
+    check(session, "report.see")
     off, idle = machines_off(session, prices, now, days), machines_idle(session, prices, now, days)
     old_images, old_snapshots = images(session, now, days), snapshots(session, now, days)
     disk_mib = int(off["disk_mib"].sum())

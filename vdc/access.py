@@ -96,6 +96,7 @@ RULES = (
     Rule("operation", ("see",), ANY, TENANT, OWN),
     Rule("bill", ("see",), ANY, TENANT, NONE),
     Rule("bill", ("check",), ANY),
+    Rule("report", ("see",), ANY),
     Rule("host", ("see",), ANY),
     Rule("datastore", ("see",), ANY),
     Rule("cloud", ("see",), ANY),

@@ -54,7 +54,7 @@ SAID = {
     "user.token": ("o", "o", "o"),
     "operation.see": ("otsx", "ot", "o"),
     "bill.see": ("otsx", "ot", ""),
-    "bill.check host.see datastore.see cloud.see group.see": ("otsx", "", ""),
+    "bill.check report.see host.see datastore.see cloud.see group.see": ("otsx", "", ""),
     # For administrators alone, as all that no rule names.
     "vm.migrate host.enroll host.drain host.enable image.import tenant.create tenant.onboard": ("", "", ""),
     "site.reconcile site.meter site.verify month.bill burnin.burnin scale-test.scale-test": ("", "", ""),

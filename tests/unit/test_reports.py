@@ -26,7 +26,8 @@ from tests.flows.site import Site
 from tests.unit.histories import event
 from tests.unit.ledger import LIST_PRICES, Ledger
 from tests.unit.test_bill_cli import told, vdc
-from vdc.errors import Invalid, NotFound
+from vdc.access import Actor, Role, bind
+from vdc.errors import Forbidden, Invalid, NotFound
 from vdc.inventory import read_session, write_session
 from vdc.schema import Disk, Image, Operation, Sample, Snapshot, Vm
 from vdc.tariff import Tariff
@@ -276,3 +277,21 @@ def test_as_typed(
     assert vdc("report", "operations", "--out", str(tmp_path / "file" / "below")) == 3
     assert "cannot be written" in capsys.readouterr().err
     assert vdc("report", "benchmarks", str(tmp_path / "none.csv")) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reports_are_for_those_who_work_for_the_site(site: Site, name: str) -> None:
+    makers = {
+        "capacity": lambda session: capacity(session, NOW),
+        "tenants": lambda session: tenants(session, NOW, LIST_PRICES),
+        "unused": lambda session: unused(session, NOW, Tariff()),
+        "operations": lambda session: operations(session, NOW),
+    }
+    for role, may in ((Role.SUPERVISOR, True), (Role.TENANT_ADMINISTRATOR, False), (Role.USER, False)):
+        with read_session(site.url) as session:
+            bind(session, Actor("eve", role, "u-1", "t-1", "acme"))
+            if may:
+                assert makers[name](session).name == name
+            else:
+                with pytest.raises(Forbidden, match="may not see report"):
+                    makers[name](session)
