@@ -14,7 +14,13 @@ import pytest
 from tests.lab_fixture import require_lab
 from tests.prefect_fixture import free_port
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.alone,
+    pytest.mark.prefect,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from vdc import specs
 from vdc.inventory import read_session
 from vdc.schema import Operation, Vm
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.prefect, pytest.mark.timeout(300)]
 
 MAY_NOTICE = 5
 
