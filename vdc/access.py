@@ -91,6 +91,7 @@ RULES = (
     Rule("tenant", ("see",), ANY, TENANT, TENANT),
     Rule("user", ("see",), ANY, TENANT, OWN),
     Rule("user", ("create", "disable", "enable"), NONE, TENANT, NONE),
+    Rule("user", ("quota",), NONE, TENANT, NONE),
     Rule("user", ("passwd",), OWN, TENANT, OWN),
     Rule("user", ("token",), OWN, OWN, OWN),
     Rule("operation", ("see",), ANY, TENANT, OWN),

@@ -23,7 +23,7 @@ from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
 from vdc.schema import Image, Nic, Template, Tenant, User, Vnet, new_id
-from vdc.usage import QUOTA_WORDS, tenant_use
+from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
 
 
 class _Part(BaseModel):
@@ -35,8 +35,16 @@ class Quota(_Part):
 
     vms: int | None = Field(default=None, ge=0)
     vcpu: int | None = Field(default=None, ge=0)
+    running_vcpu: int | None = Field(default=None, ge=0)
     memory_mib: int | None = Field(default=None, ge=0)
     disk_mib: int | None = Field(default=None, ge=0)
+    snapshots: int | None = Field(default=None, ge=0)
+    images: int | None = Field(default=None, ge=0)
+    addresses: int | None = Field(default=None, ge=0)
+    vm_vcpu: int | None = Field(default=None, ge=0)
+    """These three are of one machine."""
+    vm_memory_mib: int | None = Field(default=None, ge=0)
+    vm_disk_mib: int | None = Field(default=None, ge=0)
 
 
 class BurstLimits(_Part):
@@ -163,6 +171,7 @@ def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> 
 
 def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
     limits = {f"max_{name}": getattr(wanted.quota, name) for name, _ in QUOTA_WORDS}
+    limits |= {f"vm_max_{name}": getattr(wanted.quota, f"vm_{name}") for name, _ in VM_WORDS}
     values = limits | {"time_zone": wanted.time_zone} | _burst(wanted.burst)
     tenant = session.scalars(select(Tenant).where(Tenant.name == wanted.tenant)).first()
     if tenant is None:

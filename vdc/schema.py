@@ -98,16 +98,30 @@ class Site(Base):
     created_at: Mapped[datetime]
 
 
-class Tenant(Base):
-    """A customer. A NULL limit means none."""
+class Limits:
+    """Columns of whoever has a quota. NULL: no limit."""
+
+    max_vms: Mapped[int | None]
+    max_vcpu: Mapped[int | None]
+    max_running_vcpu: Mapped[int | None]
+    max_memory_mib: Mapped[int | None]
+    max_disk_mib: Mapped[int | None]
+    max_snapshots: Mapped[int | None]
+    max_images: Mapped[int | None]
+    max_addresses: Mapped[int | None]
+    """Of the site's networks; those of the tenant's own are not counted."""
+    vm_max_vcpu: Mapped[int | None]
+    """These three are of one machine."""
+    vm_max_memory_mib: Mapped[int | None]
+    vm_max_disk_mib: Mapped[int | None]
+
+
+class Tenant(Limits, Base):
+    """A customer."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(Name, unique=True)
-    max_vms: Mapped[int | None]
-    max_vcpu: Mapped[int | None]
-    max_memory_mib: Mapped[int | None]
-    max_disk_mib: Mapped[int | None]
     time_zone: Mapped[str] = mapped_column(String(60), default="UTC")
     """IANA name: in which a month begins and ends for this tenant's bill."""
     burst_allowed: Mapped[bool] = mapped_column(default=False)
@@ -126,7 +140,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class User(Base):
+class User(Limits, Base):
     """An account. The password is kept as an argon2id hash; without one nobody logs in by password."""
 
     __tablename__ = "users"

@@ -2,66 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from vdc.errors import QuotaExceeded
 from vdc.placement import Group, HostLoad
-from vdc.schema import Disk, Host, HostDatastore, PlacementGroup, Tenant, Vm
-from vdc.states import HOLDING
+from vdc.schema import (
+    Disk,
+    Host,
+    HostDatastore,
+    Image,
+    Nic,
+    PlacementGroup,
+    Snapshot,
+    Tenant,
+    User,
+    Vm,
+    Vnet,
+)
+from vdc.states import HOLDING, Desired, VmState
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Machines and their sizes; what a tenant holds, or what a request adds."""
+    """Machines and their sizes; what a tenant or a user holds, or what a request adds."""
 
     vms: int = 0
     vcpu: int = 0
     memory_mib: int = 0
     disk_mib: int = 0
+    running_vcpu: int = 0
+    """Of machines that run, are paused, or are about to be either."""
+    snapshots: int = 0
+    images: int = 0
+    addresses: int = 0
+    """Of the site's networks."""
 
 
 VCPU = case((Vm.next_vcpu > Vm.vcpu, Vm.next_vcpu), else_=Vm.vcpu)
 MEMORY_MIB = case((Vm.next_memory_mib > Vm.memory_mib, Vm.next_memory_mib), else_=Vm.memory_mib)
 """What a machine holds: one that shrinks frees it once that is done, one that grows has it before."""
 
-QUOTA_WORDS = (("vms", "machines"), ("vcpu", "vCPU"), ("memory_mib", "MiB memory"), ("disk_mib", "MiB disk"))
+QUOTA_WORDS = (
+    ("vms", "machines"),
+    ("vcpu", "vCPU"),
+    ("running_vcpu", "running vCPU"),
+    ("memory_mib", "MiB memory"),
+    ("disk_mib", "MiB disk"),
+    ("snapshots", "snapshots"),
+    ("images", "images"),
+    ("addresses", "addresses"),
+)
+
+VM_WORDS = (("vcpu", "vCPU"), ("memory_mib", "MiB memory"), ("disk_mib", "MiB disk"))
+
+_ON = (Desired.RUNNING, Desired.PAUSED)
+RUNNING = or_(
+    Vm.state.in_((VmState.RUNNING, VmState.PAUSED)), and_(Vm.state != VmState.HELD, Vm.desired.in_(_ON))
+)
 
 
 def tenant_use(session: Session, tenant_id: str) -> Use:
-    vms, vcpu, memory = session.execute(
-        select(func.count(), func.coalesce(func.sum(VCPU), 0), func.coalesce(func.sum(MEMORY_MIB), 0)).where(
-            Vm.tenant_id == tenant_id, Vm.state.in_(HOLDING)
-        )
+    return _use(session, Vm.tenant_id == tenant_id, Image.tenant_id == tenant_id)
+
+
+def user_use(session: Session, user_id: str) -> Use:
+    return _use(session, Vm.owner_id == user_id, Image.owner_id == user_id)
+
+
+def _use(session: Session, vms_of: Any, images_of: Any) -> Use:
+    live = and_(vms_of, Vm.state.in_(HOLDING))
+    vms, vcpu, memory, running = session.execute(
+        select(
+            func.count(),
+            func.coalesce(func.sum(VCPU), 0),
+            func.coalesce(func.sum(MEMORY_MIB), 0),
+            func.coalesce(func.sum(case((RUNNING, VCPU), else_=0)), 0),
+        ).where(live)
     ).one()
     disk = session.scalar(
-        select(func.coalesce(func.sum(Disk.size_mib), 0))
-        .join(Vm, Vm.id == Disk.vm_id)
-        .where(Vm.tenant_id == tenant_id, Vm.state.in_(HOLDING))
+        select(func.coalesce(func.sum(Disk.size_mib), 0)).join(Vm, Vm.id == Disk.vm_id).where(live)
     )
-    return Use(vms, int(vcpu), int(memory), int(disk or 0))
+    snapshots = select(func.count(Snapshot.id)).join(Vm, Vm.id == Snapshot.vm_id).where(live)
+    addresses = select(func.count(Nic.id)).join(Vm, Vm.id == Nic.vm_id).join(Vnet, Vnet.id == Nic.vnet_id)
+    return Use(
+        vms,
+        int(vcpu),
+        int(memory),
+        int(disk or 0),
+        int(running),
+        session.scalar(snapshots) or 0,
+        session.scalar(select(func.count(Image.id)).where(images_of)) or 0,
+        session.scalar(addresses.where(live, Vnet.tenant_id.is_(None))) or 0,
+    )
 
 
-def check_quota(session: Session, tenant: Tenant, adding: Use) -> list[str]:
-    """What would be left, a phrase a limit.
+def check_quota(session: Session, tenant: Tenant, adding: Use, owner_id: str | None = None) -> list[str]:
+    """What would be left to the tenant, and to the user whose it is, a phrase a limit.
 
     Raises QuotaExceeded with the numbers of each limit that would be passed.
     """
-    use = tenant_use(session, tenant.id)
+    left = _check(tenant, f"Tenant {tenant.name}", tenant_use(session, tenant.id), adding, "")
+    if user := session.get(User, owner_id) if owner_id else None:
+        left += _check(user, f"User {user.name}", user_use(session, user.id), adding, f" of user {user.name}")
+    return left
+
+
+def check_vm_limits(session: Session, tenant: Tenant, size: Use, owner_id: str | None = None) -> None:
+    """Raise QuotaExceeded where one machine may not be so large."""
+    user = session.get(User, owner_id) if owner_id else None
+    holders: list[tuple[str, Any]] = [(f"tenant {tenant.name}", tenant)]
+    holders += [(f"user {user.name}", user)] if user else []
+    for who, row in holders:
+        for name, word in VM_WORDS:
+            limit, asked = getattr(row, f"vm_max_{name}"), getattr(size, name)
+            if limit is not None and asked > limit:
+                raise QuotaExceeded(
+                    f"A machine of {who} may have {limit} {word} at most, and {asked} are asked."
+                )
+
+
+def check_running(session: Session, vms: Sequence[Vm]) -> None:
+    """Raise QuotaExceeded where these machines, which do not run, may not all run."""
+    adding: dict[tuple[str, str | None], int] = {}
+    for vm in vms:
+        owners = {(vm.tenant_id, None), (vm.tenant_id, vm.owner_id)}
+        for owner in owners:
+            adding[owner] = adding.get(owner, 0) + max(vm.vcpu, vm.next_vcpu or 0)
+    for (tenant_id, owner_id), vcpu in adding.items():
+        check_quota(session, session.get_one(Tenant, tenant_id), Use(running_vcpu=vcpu), owner_id)
+
+
+def _check(row: Any, who: str, use: Use, adding: Use, whose: str) -> list[str]:
     left, passed = [], []
     for name, word in QUOTA_WORDS:
-        limit = getattr(tenant, f"max_{name}")
+        limit = getattr(row, f"max_{name}")
         if limit is None:
             continue
         used, more = getattr(use, name), getattr(adding, name)
         if more and used + more > limit:
             passed.append(f"{used} of {limit} {word} used, {more} more asked")
         else:
-            left.append(f"{limit - used - more} of {limit} {word}")
+            left.append(f"{limit - used - more} of {limit} {word}{whose}")
     if passed:
-        raise QuotaExceeded(f"Tenant {tenant.name} would pass its quota: {'; '.join(passed)}.")
+        raise QuotaExceeded(f"{who} would pass its quota: {'; '.join(passed)}.")
     return left
 
 

@@ -29,6 +29,7 @@ NOUNS = {
     "template": "Recipes of machines",
     "vnet": "Virtual networks and their leases",
     "tenant": "Tenants",
+    "quota": "What tenants and users may use, and do",
     "user": "Who may do what: accounts and their tokens",
     "group": "Affinity groups of machines",
     "cloud": "Clouds that take machines when our hosts are full",

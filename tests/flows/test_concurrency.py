@@ -128,6 +128,15 @@ def test_more_claims_than_there_is_room(busy: Site, several: Processes) -> None:
     assert busy.count(Operation) - 60 * 2 == _audited(busy), "a refusal opens no operation"
 
 
+def test_eight_processes_for_one_tenant(busy: Site, several: Processes) -> None:
+    """Each asks four times for a machine, all at once: twenty are given, neither more nor less."""
+    children = [several.start(_claim_many, busy.url, "small", 4) for _ in range(8)]
+    outcomes = sum((child.answer(120).value for child in children), Counter())
+    assert outcomes == {"done": QUOTA, QuotaExceeded.__name__: 32 - QUOTA}
+    assert busy.use("small").vms == QUOTA
+    busy.assert_sound()
+
+
 def _audited(site: Site) -> int:
     """Operations of what was written down before: hosts, networks and so on."""
     return sum("'kind': 'deploy'" not in row for row in site.rows()["operations"])

@@ -49,14 +49,15 @@ SAID = {
     "template.create template.delete template.share template.unshare": ("", "ot", "o"),
     "tenant.see": ("otsx", "ot", "ot"),
     "user.see": ("otsx", "ot", "o"),
-    "user.create user.disable user.enable": ("", "ot", ""),
+    "user.create user.disable user.enable user.quota": ("", "ot", ""),
     "user.passwd": ("o", "ot", "o"),
     "user.token": ("o", "o", "o"),
     "operation.see": ("otsx", "ot", "o"),
     "bill.see": ("otsx", "ot", ""),
     "bill.check report.see host.see datastore.see cloud.see group.see": ("otsx", "", ""),
     # For administrators alone, as all that no rule names.
-    "vm.migrate host.enroll host.drain host.enable image.import tenant.create tenant.onboard": ("", "", ""),
+    "vm.migrate host.enroll host.drain host.enable image.import": ("", "", ""),
+    "tenant.create tenant.onboard tenant.quota": ("", "", ""),
     "site.reconcile site.meter site.verify month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
     "datastore.create vnet.create group.create cloud.create what.ever": ("", "", ""),
 }

@@ -40,7 +40,7 @@ from vdc.schema import (
     utc_now,
 )
 from vdc.states import Desired, VmState
-from vdc.usage import Use, check_quota, group_of, host_loads
+from vdc.usage import Use, check_quota, check_vm_limits, group_of, host_loads
 
 MAX_COUNT = 10_000
 MIN_MEMORY_MIB = 16
@@ -381,6 +381,22 @@ def _insert(
         session.execute(insert(Nic), nics)
 
 
+def _check_quota(session: Session, request: DeployRequest, what: _Resolved) -> list[str]:
+    n, owner_id = request.count, asking(session).user_id
+    one = Use(1, what.vcpu, what.memory_mib, what.disk_mib)
+    check_vm_limits(session, what.tenant, one, owner_id)
+    runs = request.start != "stopped" and not (request.hold or request.at)
+    adding = Use(
+        vms=n,
+        vcpu=one.vcpu * n,
+        memory_mib=one.memory_mib * n,
+        disk_mib=one.disk_mib * n,
+        running_vcpu=one.vcpu * n * runs,
+        addresses=sum(vnet.tenant_id is None for vnet in what.vnets) * n,
+    )
+    return check_quota(session, what.tenant, adding, owner_id)
+
+
 def claim_deploy(
     session: Session,
     request: DeployRequest,
@@ -401,8 +417,7 @@ def claim_deploy(
     what = _resolve(session, request)
     vm_ids = [new_id() for _ in range(request.count)]
     n = request.count
-    adding = Use(n, what.vcpu * n, what.memory_mib * n, what.disk_mib * n)
-    quota_left = check_quota(session, what.tenant, adding)
+    quota_left = _check_quota(session, request, what)
     host_ids, said, burst = _place(session, request, what, clouds or {})
     made = _specs(session, request, what, vm_ids, host_ids, burst)
     _insert(session, what, made, host_ids, burst, request)

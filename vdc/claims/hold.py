@@ -16,7 +16,8 @@ from vdc.errors import Invalid, Unsupported
 from vdc.operations import Claim, Opening
 from vdc.requests import MachinesRequest
 from vdc.schema import Operation, UsageEvent, Vm, new_id, utc_now
-from vdc.states import VmState, check_allowed, check_move
+from vdc.states import Desired, VmState, check_allowed, check_move
+from vdc.usage import check_running
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def claim_release(
     vms = chosen(session, request.vms, request.tenant)
     for vm in vms:
         check_allowed("release", vm.name, VmState(vm.state))
+    check_running(session, [vm for vm in vms if vm.desired != Desired.STOPPED])
     return _release(session, vms, request.model_dump(mode="json"), actor, flow_run_id)
 
 

@@ -35,6 +35,7 @@ from vdc.schema import (
     Vm,
     new_id,
 )
+from vdc.usage import Use, check_quota
 
 IMPORT, DELETE = "import", "delete"
 """Kinds of operations on images."""
@@ -143,6 +144,8 @@ def claim_import(
             f"image {request.name} needs {size_mib}."
         )
     tenant = find(session, Tenant, "tenant", request.tenant) if request.tenant else None
+    if tenant:
+        check_quota(session, tenant, Use(images=1), asking(session).user_id)
     image_id = new_id()
     image = Image(
         id=image_id,

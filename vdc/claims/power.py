@@ -18,6 +18,7 @@ from vdc.operations import Claim
 from vdc.requests import PowerRequest
 from vdc.schema import Operation, Vm
 from vdc.states import Desired, VmState, check_allowed
+from vdc.usage import check_running
 
 BECOMES = {
     "start": Desired.RUNNING,
@@ -55,6 +56,8 @@ def claim_power(
     vms = chosen(session, request.vms, request.tenant)
     for vm in vms:
         _check(vm, request)
+    if BECOMES[request.verb] is Desired.RUNNING:
+        check_running(session, [vm for vm in vms if vm.state in (VmState.STOPPED, VmState.SUSPENDED)])
     batch = open_batch(
         session,
         request.verb,

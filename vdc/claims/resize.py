@@ -22,7 +22,7 @@ from vdc.operations import Claim, Opening
 from vdc.requests import ResizeRequest
 from vdc.schema import Disk, Image, Operation, Snapshot, Tenant, Vm
 from vdc.states import VmState, check_allowed
-from vdc.usage import Use, check_quota, host_loads
+from vdc.usage import Use, check_quota, check_vm_limits, host_loads
 
 RESIZE = "resize"
 """Kind of the operation."""
@@ -79,7 +79,9 @@ def claim_resize(
     _check_sizes(session, vm, has, was_to_be, wanted)
     _check_snapshots(session, vm, has, wanted)
     more = _more(has, was_to_be, wanted)
-    quota_left = check_quota(session, session.get_one(Tenant, vm.tenant_id), more)
+    tenant = session.get_one(Tenant, vm.tenant_id)
+    check_vm_limits(session, tenant, Use(**asdict(wanted)), vm.owner_id)
+    quota_left = check_quota(session, tenant, more, vm.owner_id)
     _check_capacity(session, vm, more)
     vm.next_vcpu = wanted.vcpu if wanted.vcpu != has.vcpu else None
     vm.next_memory_mib = wanted.memory_mib if wanted.memory_mib != has.memory_mib else None

@@ -23,6 +23,7 @@ from vdc.operations import Claim, Opening
 from vdc.requests import CloneImageRequest, SaveAsRequest
 from vdc.schema import Datastore, Disk, Image, Operation, Snapshot, Tenant, Vm, new_id
 from vdc.states import VmState, check_allowed
+from vdc.usage import Use, check_quota
 
 SAVE, CLONE = "save-as", "clone"
 """Kinds of operations."""
@@ -66,6 +67,7 @@ def claim_save(
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: only the disks of machines on hosts are saved.")
     require_new(session, Image, "Image", request.image)
+    check_quota(session, session.get_one(Tenant, vm.tenant_id), Use(images=1), asking(session).user_id)
     disk = _first_disk(session, vm)
     datastore = session.get_one(Datastore, disk.datastore_id)
     if runs:
@@ -108,6 +110,8 @@ def claim_clone(
     tenant = find(session, Tenant, "tenant", whose) if whose else None
     check_usable(session, source, tenant)
     require_new(session, Image, "Image", request.name)
+    if tenant:
+        check_quota(session, tenant, Use(images=1), asking(session).user_id)
     image = Image(
         id=image_id,
         name=request.name,

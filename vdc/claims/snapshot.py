@@ -19,8 +19,9 @@ from vdc.model import Abilities, SnapshotSpec, VmSpec
 from vdc.names import check_name
 from vdc.operations import Claim, Opening
 from vdc.requests import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
-from vdc.schema import Operation, Snapshot, Vm, new_id
+from vdc.schema import Operation, Snapshot, Tenant, Vm, new_id
 from vdc.states import VmState
+from vdc.usage import Use, check_quota
 
 MAKE, REVERT, DELETE = "snapshot", "revert", "delete-snapshot"
 """Kinds of operations."""
@@ -91,6 +92,7 @@ def claim_snapshot(
             f"Machine {vm.name} has {count} snapshots, and may have {limit} (setting max_snapshots): "
             "delete one first."
         )
+    check_quota(session, session.get_one(Tenant, vm.tenant_id), Use(snapshots=1), vm.owner_id)
     row.parent_id = session.scalars(select(Snapshot.id).where(of_vm, Snapshot.current)).first()
     session.add(row)
     return _claim(found, MAKE, vm, row)
