@@ -6,22 +6,29 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks import telling
-from tasks.batches import claimed
+from tasks.batches import claimed, conclude
 from tasks.environment import environment
+from tasks.releasing import make_machines
 from tasks.tenant_file import read_tenant_file
+from vdc.claims.deploy import claim_deploy
 from vdc.onboarding import Onboarded, onboard
-from vdc.requests import OnboardTenantRequest
+from vdc.requests import DeployRequest, OnboardTenantRequest
 
 
 @flow(name="onboard-tenant", flow_run_name="onboard {request.file}", **flow_options())
 def onboard_tenant(request: OnboardTenantRequest) -> Onboarded:
-    """Tenant, quota, first user, private VLAN and template, in one transaction.
+    """Tenant, quota, users, private VLAN and template, in one transaction; then the first machines.
 
     The file is named, not sent along: it holds a person's data. Run twice, it changes nothing. Raises
-    Refused.
+    Refused, or OperationFailed where a machine could not be made: run again, it goes on.
     """
     settings = environment().settings
     wanted = read_tenant_file(request.file)
     done = claimed(onboard, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans)
     telling.onboard_result(done)
+    for name in done.machines:
+        asked = DeployRequest(template=done.template, tenant=done.tenant, name=name)
+        batch = claimed(claim_deploy, asked, prices=settings.prices).batch
+        make_machines(batch)
+        conclude(batch)
     return done

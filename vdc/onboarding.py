@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import catalog, operations
+from vdc.access import Role
+from vdc.accounts import RESERVED
 from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
@@ -22,7 +24,7 @@ from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
-from vdc.schema import Image, Nic, Template, Tenant, User, Vnet, new_id
+from vdc.schema import Image, Nic, Template, Tenant, User, Vm, Vnet, new_id
 from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
 
 
@@ -57,11 +59,24 @@ class BurstLimits(_Part):
 
 
 class FirstUser(_Part):
-    """`password_hash` is made by `vdc tenant hash-password`; without it nobody logs in with a password."""
+    """The tenant's administrator.
+
+    `password_hash` is made by `vdc tenant hash-password`; without it nobody logs in with a password.
+    """
 
     name: str
     password_hash: str | None = None
     ssh_keys: list[str] = []
+
+
+class FurtherUser(FirstUser):
+    role: Literal["user", "tenant-administrator"] = "user"
+
+
+class FirstMachine(_Part):
+    """Made where there is none of that name; of the file's template."""
+
+    name: str
 
 
 class PrivateNetwork(_Part):
@@ -91,8 +106,10 @@ class TenantFile(_Part):
     quota: Quota = Quota()
     burst: BurstLimits = BurstLimits()
     user: FirstUser
+    users: list[FurtherUser] = []
     network: PrivateNetwork
     template: TenantTemplate
+    machines: list[FirstMachine] = []
 
 
 @dataclass(slots=True)
@@ -105,6 +122,8 @@ class Onboarded:
     vlan_id: int | None
     template: str
     changes: list[str] = field(default_factory=list)
+    machines: list[str] = field(default_factory=list)
+    """Those that are yet to be made."""
 
 
 def parse(text: str, source: str) -> TenantFile:
@@ -138,19 +157,21 @@ def onboard(
     `vlans` is the site's range `first-last`. Raises Refused; the session must then be rolled back.
     """
     check_name("Tenant", wanted.tenant)
-    check_name("User", wanted.user.name)
-    for key in wanted.user.ssh_keys:
-        catalog.check_ssh_key(key)
-    if wanted.user.password_hash:
-        check_hash(wanted.user.password_hash)
+    _check_users([wanted.user, *wanted.users])
+    for machine in wanted.machines:
+        check_name("Machine", machine.name)
     check_time_zone(wanted.time_zone)
     changes: list[str] = []
     tenant = _tenant(session, wanted, changes)
-    _user(session, wanted, tenant, changes)
+    _user(session, wanted.user, Role.TENANT_ADMINISTRATOR, tenant, changes)
+    for further in wanted.users:
+        _user(session, further, Role(further.role), tenant, changes)
     vnet = _vnet(session, wanted, tenant, uplink, vlans, changes)
     template = _template(session, wanted, tenant, vnet, changes)
     session.flush()
-    done = Onboarded(None, tenant.name, vnet.name, vnet.vlan_id, template.name, changes)
+    missing = _missing(session, wanted, tenant)
+    changes += [f"machine {name} to be made" for name in missing]
+    done = Onboarded(None, tenant.name, vnet.name, vnet.vlan_id, template.name, changes, missing)
     if changes:
         opening = Opening("onboard", "tenant", tenant.id, tenant.name, {"changes": changes})
         done.claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
@@ -209,16 +230,35 @@ def _burst(wanted: BurstLimits) -> dict[str, Any]:
     }
 
 
-def _user(session: Session, wanted: TenantFile, tenant: Tenant, changes: list[str]) -> None:
-    values = {
-        "ssh_keys": [key.strip() for key in wanted.user.ssh_keys],
-        "password_hash": wanted.user.password_hash,
+def _check_users(users: list[FirstUser]) -> None:
+    names = [user.name for user in users]
+    for user in users:
+        check_name("User", user.name)
+        if user.name in RESERVED:
+            raise Invalid(f"User name {user.name!r} is refused: the journal means something else by it.")
+        if names.count(user.name) > 1:
+            raise Invalid(f"User {user.name} is in the file more than once.")
+        for key in user.ssh_keys:
+            catalog.check_ssh_key(key)
+        if user.password_hash:
+            check_hash(user.password_hash)
+
+
+def _missing(session: Session, wanted: TenantFile, tenant: Tenant) -> list[str]:
+    keys = {f"{tenant.id}/{machine.name}": machine.name for machine in wanted.machines}
+    there = set(session.scalars(select(Vm.live_name).where(Vm.live_name.in_(list(keys)))))
+    return [name for key, name in keys.items() if key not in there]
+
+
+def _user(session: Session, wanted: FirstUser, role: Role, tenant: Tenant, changes: list[str]) -> None:
+    values: dict[str, Any] = {
+        "role": role.value,
+        "ssh_keys": [key.strip() for key in wanted.ssh_keys],
+        "password_hash": wanted.password_hash,
     }
-    user = session.scalars(select(User).where(User.name == wanted.user.name)).first()
+    user = session.scalars(select(User).where(User.name == wanted.name)).first()
     if user is None:
-        row = User(
-            id=new_id(), name=wanted.user.name, tenant_id=tenant.id, role="tenant-administrator", **values
-        )
+        row = User(id=new_id(), name=wanted.name, tenant_id=tenant.id, **values)
         session.add(row)
         changes.append(f"user {row.name} made")
         return

@@ -11,6 +11,7 @@ from interfaces.cli.customer import billing
 from interfaces.cli.output import json_option, print_json, print_line, print_table
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
+from vdc.errors import OperationFailed, VdcError
 
 
 @click.group()
@@ -60,39 +61,60 @@ def create(name: str, time_zone: str, **limits: int | None) -> None:
 
 
 @group.command()
-@click.argument("file", type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would change; change nothing.")
 @json_option
-def onboard(file: str, only_plan: bool, as_json: bool) -> None:
-    """Make a tenant what FILE (YAML) says: quota, first user, private VLAN, template. Again: converge."""
+def onboard(files: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
+    """Make tenants what FILEs (YAML) say: quota, users, private VLAN, template. Again: converge."""
     from pathlib import Path
 
     from tasks.tenant_file import read_tenant_file
     from vdc.onboarding import onboard as converge
-    from vdc.requests import OnboardTenantRequest
     from vdc.settings import load
 
-    file = str(Path(file).absolute())
     settings = load()
-    wanted = read_tenant_file(file)
-    # The plan first: what cannot be is refused at once, without a flow run.
+    paths = [str(Path(file).absolute()) for file in files]
+    wanted = [read_tenant_file(path) for path in paths]
+    # The plan first, of all of them: what cannot be is refused at once, without a flow run.
+    uplink, vlans = settings.tenant_uplink, settings.tenant_vlans
     with writing(commit=False) as session:
-        done = converge(
-            session, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans, actor=actor()
-        )
-    if not only_plan:
-        from interfaces.cli.running import run_flow
+        planned = [converge(session, one, uplink=uplink, vlans=vlans, actor=actor()) for one in wanted]
+    done, failed = (planned, {}) if only_plan else _onboard_each(paths, planned)
+    if as_json and not failed:
+        keys = ("tenant", "vnet", "vlan_id", "template", "changes")
+        rows = [{key: getattr(one, key) for key in keys} for one in done]
+        print_json(rows if len(files) > 1 else rows[0])
+    if not as_json:
+        for one in done:
+            _print_onboarded(one, only_plan)
+    if failed:
+        said = " ".join(f"Tenant {name}: {error}" for name, error in failed.items())
+        raise OperationFailed(f"{said} What was done stays; run it again, and it goes on.", "")
 
-        def load_flow() -> Any:
-            from flows.onboard_tenant import onboard_tenant
 
-            return onboard_tenant
+def _onboard_each(paths: list[str], planned: list[Any]) -> tuple[list[Any], dict[str, VdcError]]:
+    """One tenant's failure does not keep the others."""
+    from interfaces.cli.running import run_flow
+    from vdc.requests import OnboardTenantRequest
 
-        done = run_flow(load_flow, OnboardTenantRequest(file=file))
-    if as_json:
-        values = {k: getattr(done, k) for k in ("tenant", "vnet", "vlan_id", "template", "changes")}
-        print_json(values)
-        return
+    def load_flow() -> Any:
+        from flows.onboard_tenant import onboard_tenant
+
+        return onboard_tenant
+
+    done: list[Any] = []
+    failed: dict[str, VdcError] = {}
+    for path, plan in zip(paths, planned, strict=True):
+        try:
+            done.append(run_flow(load_flow, OnboardTenantRequest(file=path)))
+        except VdcError as error:
+            if len(paths) == 1:
+                raise
+            failed[plan.tenant] = error
+    return done, failed
+
+
+def _print_onboarded(done: Any, only_plan: bool) -> None:
     if not done.changes:
         print_line(
             f"Tenant {done.tenant} is as the file says: nothing {'to change' if only_plan else 'changed'}."
@@ -100,8 +122,8 @@ def onboard(file: str, only_plan: bool, as_json: bool) -> None:
         return
     print_line(f"Tenant {done.tenant}, {'would be changed' if only_plan else 'changed'}:")
     for change in done.changes:
-        print_line(f"  {change}")
-    if not only_plan:
+        print_line(f"  {change if only_plan else change.replace(' to be made', ' made')}")
+    if not only_plan and not done.machines:
         print_line(f"Next: vdc vm deploy --tenant {done.tenant} --template {done.template}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import select
 
 from tests.flows.site import ACTOR, Site
 from vdc import passwords
@@ -135,6 +136,37 @@ def test_a_bad_file_is_refused_with_what_is_wrong(site: Site, changes: dict[str,
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
     assert site.rows() == before
+
+
+def test_users_and_machines_of_the_file(site: Site) -> None:
+    users = [{"name": "bob", "ssh_keys": [KEY]}, {"name": "bea", "role": "tenant-administrator"}]
+    values = _file(users=users, machines=[{"name": "web-1"}, {"name": "web-2"}])
+    first = _run(site, values)
+    assert [c for c in first.changes if c.startswith(("user", "machine"))] == [
+        "user alice made",
+        "user bob made",
+        "user bea made",
+        "machine web-1 to be made",
+        "machine web-2 to be made",
+    ]
+    _deploy(site, template="acme-web", tenant="acme", name="web-1")
+    users[1]["role"] = "user"
+    second = _run(site, values)
+    assert second.changes == [
+        "user bea: role tenant-administrator -> user",
+        "machine web-2 to be made",
+    ]
+    with read_session(site.url) as session:
+        roles = dict(session.execute(select(User.name, User.role)).all())
+    assert roles == {"alice": "tenant-administrator", "bob": "user", "bea": "user"}
+    for users, says in (
+        ([{"name": "alice"}], "alice is in the file more than once"),
+        ([{"name": "root"}], "'root' is refused"),
+        ([{"name": "eve", "role": "administrator"}], "role: input should be 'user' or"),
+        ([{"name": "eve", "ssh_keys": ["no key"]}], "SSH key 'no key' is none"),
+    ):
+        with pytest.raises(Invalid, match=says):
+            _run(site, _file(users=users))
 
 
 def test_yaml_that_is_none_or_acts_is_refused() -> None:
