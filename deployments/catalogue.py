@@ -51,6 +51,7 @@ CATALOGUE = (
     Row("clone-image", "flows.save_image.clone_image"),
     Row("delete-image", "flows.delete_image.delete_image"),
     Row("onboard-tenant", "flows.onboard_tenant.onboard_tenant"),
+    Row("offboard-tenant", "flows.offboard_tenant.offboard_tenant"),
     Row("migrate", "flows.migrate.migrate"),
     Row("resize", "flows.resize.resize"),
     Row("drain", "flows.drain.drain"),

@@ -58,6 +58,8 @@ def add_user(session: Session, name: str, role: str, tenant: Tenant, ssh_keys: S
         check_ssh_key(key)
     if session.scalars(select(User.id).where(User.name == name)).first():
         raise Conflict(f"User name {name!r} is taken: choose another.")
+    if tenant.state != "active":
+        raise Conflict(f"Tenant {tenant.name} is {tenant.state}: it gets no new users.")
     user = User(
         id=new_id(), name=name, tenant_id=tenant.id, role=given, ssh_keys=[key.strip() for key in ssh_keys]
     )
@@ -89,6 +91,9 @@ def set_enabled(session: Session, name: str, enabled: bool, *, actor: str) -> bo
         raise Invalid("Nobody disables their own account: ask another administrator.")
     if user.state == wanted:
         return False
+    tenant = session.get_one(Tenant, user.tenant_id)
+    if enabled and tenant.state != "active":
+        raise Conflict(f"Tenant {tenant.name} is {tenant.state}: its users stay out.")
     _journal(session, wanted.removesuffix("d"), user, {}, actor)
     user.state = wanted
     if not enabled:

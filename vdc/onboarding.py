@@ -201,6 +201,8 @@ def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
         session.flush()
         changes.append(f"tenant {wanted.tenant} made")
         return tenant
+    if tenant.state != "active":
+        raise Conflict(f"Tenant {tenant.name} is {tenant.state}, and its name stays its own: choose another.")
     use = tenant_use(session, tenant.id)
     for name, word in QUOTA_WORDS:
         limit = limits[f"max_{name}"]

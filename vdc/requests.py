@@ -272,6 +272,16 @@ class OnboardTenantRequest(Request):
     file: str = Field(description="Path of the tenant's file (YAML) on the control machine.")
 
 
+class OffboardTenantRequest(Request):
+    """Remove a tenant, after its data was exported; its bills are kept."""
+
+    tenant: str = Field(description="Name of the tenant.")
+    export: str = Field(
+        title="Export to", description="Directory on the control machine for the tenant's data."
+    )
+    with_machines: bool = Field(default=False, description="Its machines go too, with their disks.")
+
+
 class VerifyRequest(Request):
     """Look whether the platform is sound; nothing is changed."""
 

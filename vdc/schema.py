@@ -124,6 +124,9 @@ class Tenant(Limits, Base):
     name: Mapped[str] = mapped_column(Name, unique=True)
     time_zone: Mapped[str] = mapped_column(String(60), default="UTC")
     """IANA name: in which a month begins and ends for this tenant's bill."""
+    state: Mapped[str] = mapped_column(String(20), default="active")
+    """`active`; `leaving`: it gets nothing new, and is being removed; `gone`: its bills are kept."""
+    ended_at: Mapped[datetime | None]
     burst_allowed: Mapped[bool] = mapped_column(default=False)
     """Whether its machines may run in a cloud when our hosts are full; the limits below are of those."""
     burst_max_vms: Mapped[int | None]

@@ -175,12 +175,14 @@ def leases(session: Session, vnet: str) -> Rows:
 
 def tenants(session: Session) -> Rows:
     rows = []
-    for t in session.scalars(select(Tenant).where(visible(session, Tenant)).order_by(Tenant.name)):
+    query = select(Tenant).where(visible(session, Tenant), Tenant.state != "gone").order_by(Tenant.name)
+    for t in session.scalars(query):
         use = tenant_use(session, t.id)
         rows.append(
             {
                 "id": t.id,
                 "name": t.name,
+                "state": t.state,
                 "vms": use.vms,
                 "max_vms": t.max_vms,
                 "vcpu": use.vcpu,

@@ -8,7 +8,7 @@ import click
 
 from interfaces.cli import listings
 from interfaces.cli.customer import billing
-from interfaces.cli.output import json_option, print_json, print_line, print_table
+from interfaces.cli.output import json_option, note, print_json, print_line, print_table
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import OperationFailed, VdcError
@@ -125,6 +125,57 @@ def _print_onboarded(done: Any, only_plan: bool) -> None:
         print_line(f"  {change if only_plan else change.replace(' to be made', ' made')}")
     if not only_plan and not done.machines:
         print_line(f"Next: vdc vm deploy --tenant {done.tenant} --template {done.template}")
+
+
+@group.command()
+@click.argument("name")
+@click.option("--export", required=True, type=click.Path(), help="Directory for the tenant's data.")
+@click.option("--with-machines", is_flag=True, help="Its machines go too, with their disks.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; touch nothing.")
+@json_option
+def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_json: bool) -> None:
+    """Remove a tenant: export its data, remove what it has, erase what is personal, keep its bills."""
+    from pathlib import Path
+
+    from tasks.export_directory import check_directory
+    from vdc.offboarding import claim_offboard
+    from vdc.requests import OffboardTenantRequest
+
+    directory = Path(export).absolute()
+    request = OffboardTenantRequest(tenant=name, export=str(directory), with_machines=with_machines)
+    check_directory(directory, name)
+    with writing(commit=False) as session:
+        asked = claim_offboard(session, request, actor=actor())
+    what = {key: getattr(asked, key) for key in ("images", "users", "templates", "vnets")}
+    plan = {"tenant": name, "export": str(directory), "machines": [vm for _, vm in asked.machines], **what}
+    if only_plan:
+        if as_json:
+            print_json(plan)
+            return
+        print_line(f"Would export the data of tenant {name} to {directory}, and remove:")
+        _print_removed(plan)
+        note("Nothing was touched.")
+        return
+    from interfaces.cli.running import run_flow
+
+    def load_flow() -> Any:
+        from flows.offboard_tenant import offboard_tenant
+
+        return offboard_tenant
+
+    done = run_flow(load_flow, request)
+    if as_json:
+        print_json(done)
+        return
+    print_line(f"Tenant {name} is gone; its data is in {directory}. Removed:")
+    _print_removed(plan)
+    kept = ", ".join(f"{count} {table.replace('_', ' ')}" for table, count in done.kept.items())
+    print_line(f"Nothing else of it is left. Kept, without names of persons: {kept or 'nothing'}.")
+
+
+def _print_removed(plan: dict[str, Any]) -> None:
+    for what in ("machines", "images", "templates", "vnets", "users"):
+        print_line(f"  {what}: {', '.join(plan[what]) or 'none'}")
 
 
 @group.command("hash-password")

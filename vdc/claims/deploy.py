@@ -94,6 +94,8 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
     template = find(session, Template, "template", request.template)
     image = session.get_one(Image, template.image_id)
     tenant = find(session, Tenant, "tenant", request.tenant)
+    if tenant.state != "active":
+        raise InvalidState(f"Tenant {tenant.name} is {tenant.state}: it gets no new machines.")
     if request.vnets is None:
         vnets = [session.get_one(Vnet, vnet_id) for vnet_id in template.vnet_ids]
     else:

@@ -133,6 +133,8 @@ def upgrade() -> None:
         sa.Column("vm_max_memory_mib", sa.Integer(), nullable=True),
         sa.Column("vm_max_disk_mib", sa.Integer(), nullable=True),
         sa.Column("time_zone", sa.String(length=60), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("ended_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.Column("burst_allowed", sa.Boolean(), nullable=False),
         sa.Column("burst_max_vms", sa.Integer(), nullable=True),
         sa.Column("burst_max_price", vdc.schema.ExactDecimal(length=40), nullable=True),

@@ -1,0 +1,155 @@
+"""Tenants come and go: many at once, with failures on the way; and nothing is left of one that went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import select
+
+from interfaces.cli.errors import guarded
+from interfaces.cli.main import cli
+from tests.flows import run
+from tests.flows.site import ACTOR, Site, settings
+from vdc import accounts
+from vdc.inventory import read_session, write_session
+from vdc.schema import Bill, Image, Operation, Template, Tenant, User, Vm, Vnet, utc_now
+from vdc.states import VmState
+
+pytestmark = pytest.mark.prefect
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb25lISE= alice@acme"
+
+
+def _vdc(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = guarded(lambda: cli.main(list(arguments), prog_name="vdc", standalone_mode=False), arguments)
+    seen = capsys.readouterr()
+    return code, seen.out, seen.err
+
+
+def _file(directory: Path, name: str, user: str, *, machines: int = 1) -> str:
+    values = {
+        "tenant": name,
+        "quota": {"vms": 2},
+        "user": {"name": user, "ssh_keys": [KEY]},
+        "network": {"cidr": "10.20.0.0/24"},
+        "template": {"name": "web", "image": "tiny", "memory_mib": 16, "start_script": f"echo {user}"},
+        "machines": [{"name": f"m-{n}"} for n in range(1, machines + 1)],
+    }
+    file = directory / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
+
+
+def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each step of one machine fails once, in one form each; the second run makes what was not made."""
+    names = [f"t{n:02}" for n in range(20)]
+    files = [_file(tmp_path, name, f"{name}-admin") for name in names]
+    site.sim.fail_next("datastore.ensure_disk")
+    site.sim.fail_next("network.ensure_port")
+    site.sim.fail_next("hypervisor.ensure_defined")
+    with settings(database_url=site.url, tenant_uplink=site.sim.network_uri(), retries=0):
+        code, out, err = _vdc(capsys, "tenant", "onboard", *files)
+        assert code == 1, "a machine of some tenants was not made"
+        assert out.count("user t") == 20 - err.count("Tenant t")
+        assert "run it again, and it goes on" in err
+        assert _vdc(capsys, "tenant", "onboard", *files)[0] == 0
+        before = site.rows()
+        code, out, _ = _vdc(capsys, "tenant", "onboard", *files)
+    assert (code, out.count("nothing changed")) == (0, 20)
+    assert site.rows() == before
+    with read_session(site.url) as session:
+        owned = [(v.tenant_id, v.vlan_id) for v in session.scalars(select(Vnet)) if v.tenant_id]
+        assert (len({t for t, _ in owned}), len({v for _, v in owned})) == (20, 20)
+        assert session.query(User).count() == 20
+        live = session.scalars(select(Vm.tenant_id).where(Vm.state == VmState.RUNNING)).all()
+        assert (len(live), len(set(live))) == (20, 20), "one each, none doubled"
+    site.assert_agrees()
+
+
+@pytest.fixture
+def acme(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
+    """Tenant acme with alice, two machines, an image of its own, and a bill."""
+    with settings(tenant_uplink=site.sim.network_uri(), database_url=site.url):
+        file = _file(tmp_path, "acme", "alice", machines=2)
+        assert _vdc(capsys, "tenant", "onboard", file)[0] == 0
+    run.clone_image("tiny", "acme-own", tenant="acme")
+    with write_session(site.url) as session:
+        tenant = session.scalars(select(Tenant).where(Tenant.name == "acme")).one()
+        accounts.issue_token(session, "alice", 1, actor=ACTOR)
+        alice = session.scalars(select(User).where(User.name == "alice")).one()
+        operation = session.scalars(select(Operation).where(Operation.object == "vm/m-1")).first()
+        assert operation is not None
+        operation.user_id, operation.requested_by = alice.id, "alice"
+        bill = {"number": 1, "tenant_id": tenant.id, "month": "2026-10", "total": 5, "currency": "EUR"}
+        kept = {"document": "{}\n", "sha256": "0", "issued_at": utc_now(), "issued_by": ACTOR}
+        session.add(Bill(**bill, **kept, operation_id=operation.id))
+    return site
+
+
+def test_a_tenant_goes_whatever_fails_on_the_way(
+    acme: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "export"
+    offboard = ("tenant", "offboard", "acme", "--export", str(out))
+    before = acme.rows()
+    code, _, err = _vdc(capsys, *offboard)
+    assert code == 3
+    assert "Tenant acme has machines m-1, m-2: terminate them first" in err
+    assert acme.rows() == before
+    code, plan, _ = _vdc(capsys, *offboard, "--with-machines", "--plan")
+    assert code == 0
+    assert "machines: m-1, m-2\n  images: acme-own\n  templates: acme-web\n" in plan
+    assert acme.rows() == before
+    assert not out.exists()
+    with settings(database_url=acme.url, retries=0):
+        out.write_text("in the way")
+        assert _vdc(capsys, *offboard, "--with-machines")[0] == 3
+        out.unlink()
+        acme.sim.fail_next("hypervisor.ensure_absent")
+        code, _, err = _vdc(capsys, *offboard, "--with-machines")
+        assert code == 1, err
+        assert "Run it again" in err
+        with pytest.raises(Exception, match="acme is leaving"):
+            run.deploy(template="tiny", tenant="acme")
+        acme.sim.fail_next("datastore.ensure_removed")
+        code, _, err = _vdc(capsys, *offboard, "--with-machines")
+        assert code == 1, err
+        code, said, err = _vdc(capsys, *offboard, "--with-machines", "--json")
+    assert code == 0, err
+    done = json.loads(said)
+    assert done["left"] == {}
+    assert done["kept"]["bills"] == 1
+    _assert_gone(acme)
+    _assert_exported(out)
+    acme.assert_agrees()
+    assert _vdc(capsys, *offboard)[0] == 3, "gone already"
+
+
+def _assert_gone(site: Site) -> None:
+    with read_session(site.url) as session:
+        tenant = session.scalars(select(Tenant).where(Tenant.name == "acme")).one()
+        assert tenant.state == "gone"
+        for table in (User, Image, Template, Vnet):
+            assert session.query(table).filter_by(tenant_id=tenant.id).count() == 0, table
+        assert session.query(Bill).count() == 1
+    text = str(site.rows())
+    for personal in ("alice", "AAAAC3NzaC1", "echo alice"):
+        assert personal not in text.replace("/alice", "") or personal not in text, personal
+
+
+def _assert_exported(directory: Path) -> None:
+    files = {file.name for file in directory.iterdir()}
+    tables = {"accounts", "machines", "usage", "bills", "journal"}
+    assert files == {"offboarding.json", "bill-1.json"} | {
+        f"{t}.{kind}" for t in tables for kind in ("csv", "json")
+    }
+    machines = json.loads((directory / "machines.json").read_text())
+    assert {machine["name"] for machine in machines} == {"m-1", "m-2"}
+    assert (directory / "accounts.csv").exists()
+    assert "password_hash" not in (directory / "accounts.json").read_text()
