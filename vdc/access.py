@@ -273,6 +273,15 @@ def check(session: Session, operation: str, name: str = "", object_id: str = "")
     permit(session, [Asked(kind, verb, object_id, name)])
 
 
+_SAID = {
+    "token": "make a token of",
+    "quota": "change the quota of",
+    "passwd": "change the password of",
+    "see": "see the",
+}
+"""Operations that are no verbs."""
+
+
 def _check(actor: Actor, asked: Asked, relations: Relations) -> None:
     if allowed(actor.role, f"{asked.kind}.{asked.operation}", relations):
         return
@@ -280,7 +289,8 @@ def _check(actor: Actor, asked: Asked, relations: Relations) -> None:
     hidden = asked.kind in KINDS and not allowed(actor.role, f"{asked.kind}.see", relations)
     if hidden and asked.object_id and KINDS[asked.kind].tenant:
         raise NotFound(f"There is no {asked.kind} {asked.name!r}.")
-    raise Forbidden(f"{actor.name} ({actor.role}) may not {asked.operation} {what}.")
+    verb = _SAID.get(asked.operation, asked.operation)
+    raise Forbidden(f"{actor.name} ({actor.role}) may not {verb} {what}.")
 
 
 def _read_relations(

@@ -229,7 +229,8 @@ def record_offboarded(session: Session, done: Leaving, export: str) -> Offboarde
 
 def _count(session: Session, tenant_id: str) -> tuple[dict[str, int], dict[str, int]]:
     """Rows that name the tenant, by table: those that must not be, and those that are kept."""
-    left, kept = {}, {}
+    left: dict[str, int] = {}
+    kept: dict[str, int] = {}
     for table in Base.metadata.sorted_tables:
         if "tenant_id" not in table.c:
             continue

@@ -212,7 +212,7 @@ def test_who_may_set_quotas(site: Site) -> None:
         al = _al(session)
         access.bind(session, al)
         for whose in ({"tenant": "acme"}, {"user": "al"}):
-            with pytest.raises(Forbidden, match=r"al .* may not quota"):
+            with pytest.raises(Forbidden, match=r"al .* may not change the quota of"):
                 quotas.set_quota(session, {"vms": 99}, **whose, actor="al")
         access.bind(session, Actor("ann", Role.TENANT_ADMINISTRATOR, "x", al.tenant_id, "acme"))
         with pytest.raises(Forbidden):
