@@ -105,6 +105,9 @@ def _onboard_each(paths: list[str], planned: list[Any]) -> tuple[list[Any], dict
     done: list[Any] = []
     failed: dict[str, VdcError] = {}
     for path, plan in zip(paths, planned, strict=True):
+        if not plan.changes:
+            done.append(plan)
+            continue
         try:
             done.append(run_flow(load_flow, OnboardTenantRequest(file=path)))
         except VdcError as error:
