@@ -175,13 +175,13 @@ def test_a_snapshot_that_nobody_knows(site: Site, tmp_path: Path, monkeypatch: p
 def test_what_fails_is_told_with_its_number_and_its_error(site: Site, tmp_path: Path) -> None:
     from deployments.burnin import course
 
-    site.sim.fail_next("ensure_paused")
+    site.sim.fail_next("ensure_started")
     with pytest.raises(course.Unsound, match="Not sound: operations end as they must") as failed:
         _burnin(tmp_path / "out")
     assert site.sim.pending_faults() == 0
     (problem,) = failed.value.report.checks[0].problems
     assert "failed: OperationFailed: " in problem
-    assert "simulated fault before hypervisor.ensure_removed" in problem
+    assert "simulated fault before hypervisor.ensure_started" in problem
     site.assert_agrees()
 
 

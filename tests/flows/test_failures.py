@@ -342,7 +342,7 @@ def test_an_outcome_that_cannot_be_written_is_found_again(
 def test_a_removal_that_cannot_be_written_is_found_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     before = site.snapshot()
     run.deploy(count=2, name="web")
-    _broken(monkeypatch, "flows.terminate.record_terminated")
+    _broken(monkeypatch, "tasks.leaving.record_terminated")
     with settings(operation_lease_s=0.3):
         with pytest.raises(RuntimeError, match="disk is full"):
             run.terminate("web-1", "web-2")

@@ -293,5 +293,5 @@ def test_reports_are_for_those_who_work_for_the_site(site: Site, name: str) -> N
             if may:
                 assert makers[name](session).name == name
             else:
-                with pytest.raises(Forbidden, match="may not see report"):
+                with pytest.raises(Forbidden, match="may not see the report"):
                     makers[name](session)
