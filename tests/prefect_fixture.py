@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import importlib
 import os
+import shutil
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from deployments import catalogue
 from deployments.control import prefect_env, prefect_objects, server
+from deployments.guests.tiny import cache_directory
 from tests.flows.site import settings
-from vdc.settings import Settings, load
+from vdc.settings import CHECKOUT, Settings, load
 
 
 def free_port() -> int:
@@ -36,6 +44,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     os.environ.pop("VDC_PREFECT_API_URL", None)
     of_server = load()
     try:
+        _give_database(of_server)
         server.ensure_started(of_server)
         prefect_objects.ensure_objects(of_server)
         yield of_server
@@ -46,6 +55,42 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _give_database(of_server: Settings) -> None:
+    """What a first start and `ensure_objects` make, from a copy that is kept: it takes half a minute.
+
+    A first start as an operator has it: tests/flows/test_control.py, tests/lab/test_docs.py.
+    """
+    of = f"{CHECKOUT} {version('prefect')} {catalogue.version()}"
+    kept = cache_directory() / f"prefect-for-tests-{hashlib.sha256(of.encode()).hexdigest()[:12]}.db"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    database = of_server.prefect_home / "prefect.db"
+    # Processes of one test run start at the same time: one makes it, the others wait.
+    with (kept.parent / "prefect-for-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            _make_database(of_server)
+            for old in kept.parent.glob("prefect-for-tests-*.db"):
+                old.unlink()
+            shutil.copyfile(database, part := kept.with_suffix(".part"))
+            part.rename(kept)
+            return
+        database.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept, database)
+
+
+def _make_database(of_server: Settings) -> None:
+    server.ensure_started(of_server)
+    try:
+        prefect_objects.ensure_objects(of_server)
+    finally:
+        server.ensure_stopped(of_server)
+    with closing(sqlite3.connect(of_server.prefect_home / "prefect.db")) as connection:
+        # Of the schedules: they would be late whenever it is used.
+        connection.execute("DELETE FROM flow_run")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 @pytest.fixture(scope="session")

@@ -61,20 +61,18 @@ def vnc(name: str, tunnel: bool, port: int, tenant: str, as_json: bool) -> None:
         return
     from drivers import ssh
     from drivers.tunnel import Tunnel
+    from interfaces.cli import terminal
 
     connection = ssh.connection(spec.host, access)
     connection.check()
     leading = Tunnel(connection, seen.address, seen.port, local_port=port)
-    if as_json:
-        print_json(told | {"local_port": leading.local_port})
-    else:
-        print_line(f"vnc://127.0.0.1:{leading.local_port} is the screen of {spec.name}, until Ctrl-C.")
-    click.get_text_stream("stdout").flush()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            leading.serve()
-    finally:
-        leading.close()
+    with contextlib.closing(leading), contextlib.suppress(KeyboardInterrupt), terminal.ended_in_order():
+        if as_json:
+            print_json(told | {"local_port": leading.local_port})
+        else:
+            print_line(f"vnc://127.0.0.1:{leading.local_port} is the screen of {spec.name}, until Ctrl-C.")
+        click.get_text_stream("stdout").flush()
+        leading.serve()
     note(f"Closed. {leading.error}".strip())
 
 

@@ -72,19 +72,26 @@ def _write(data: bytes) -> None:
 
 
 @contextmanager
-def _raw(terminal: int) -> Iterator[None]:
-    """Also a hang-up and a polite kill end it in order: they become KeyboardInterrupt."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.signal(number, _interrupt) for number in signals}
-    before = termios.tcgetattr(terminal)
+def ended_in_order() -> Iterator[None]:
+    """A hang-up and a polite kill become KeyboardInterrupt, as Ctrl-C is: what was opened is closed."""
+    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        tty.setraw(terminal)
         yield
     finally:
-        # NOW: to wait until all is written could take for ever, where nobody reads.
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _raw(terminal: int) -> Iterator[None]:
+    before = termios.tcgetattr(terminal)
+    with ended_in_order():
+        try:
+            tty.setraw(terminal)
+            yield
+        finally:
+            # NOW: to wait until all is written could take for ever, where nobody reads.
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
