@@ -17,6 +17,8 @@ from typing import Protocol
 from vdc.model import (
     UNTUNED,
     Attachment,
+    DeviceAttachment,
+    DevicesSeen,
     DiskSpec,
     DomainCounters,
     DomainSeen,
@@ -183,6 +185,25 @@ class Hypervisor(Protocol):
     def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
         """Make that one of its disks as large, also while it runs. A larger one stays as it is."""
 
+    def read_devices(self, name: str) -> DevicesSeen:
+        """What is plugged into the domain. Raises NotFound."""
+
+    def ensure_attached(self, name: str, device: DeviceAttachment) -> bool:
+        """Plug a disk, a drive with its image, or a card into a domain that runs.
+
+        Its description stays as it is, and so does a domain that is off.
+        """
+
+    def ensure_detached(self, name: str, device: DeviceAttachment, *, timeout_s: float) -> bool:
+        """Take it out of a domain that runs; whether the domain is without it then.
+
+        The guest is asked, and may take until `timeout_s`, or never let go: then it has it still, and may let
+        go of it later. Its description stays as it is. A domain that is off, or not there, is without it.
+        """
+
+    def refresh_seed(self, spec: DomainSpec) -> None:
+        """Show the guest of a domain that runs its seed as the file is now. Each call does so anew."""
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         """States kept in the domain's disks, by id; also where there is no such domain (any more)."""
 
@@ -222,7 +243,10 @@ class Datastore(Protocol):
     def read_use(self) -> StorageUse: ...
 
     def read_files(self) -> Mapping[str, int]:
-        """Name -> size in bytes of every file of ours (`vm-*`, `image-*`), half-written ones included."""
+        """Name -> size in bytes of every file of ours, half-written ones included.
+
+        They begin with `vm-`, `volume-` or `image-`.
+        """
 
     def ensure_writable(self) -> bool:
         """Prove the mount: write, read back and remove a probe file. Raises DriverFailure if it is not."""

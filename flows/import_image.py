@@ -35,6 +35,7 @@ def import_image(request: ImportImageRequest) -> str:
                 virtual_size_mib=facts.virtual_size_mib,
                 sha256=facts.sha256,
                 stored_sha256=source.stored_sha256,
+                iso=facts.iso,
             )
             _store(request, image, source.file)
     return image.claim.operation_id

@@ -11,6 +11,7 @@ from tasks.clouds import converge_clouds
 from tasks.converging import (
     clean,
     finish,
+    finish_devices,
     finish_leaving,
     finish_resizes,
     observe,
@@ -18,6 +19,7 @@ from tasks.converging import (
     release_due,
     remove_unfinished_images,
     remove_unfinished_snapshots,
+    remove_unfinished_volumes,
     settle,
 )
 from tasks.environment import environment
@@ -44,7 +46,8 @@ def reconcile() -> list[Finding]:
         places = read(reconciliation.read_places)
         world = observe(places)
         known = read(reconciliation.read_known)
-        differences = reconciliation.compare(places.site, known, world)
+        volumes = read(reconciliation.read_volume_files)
+        differences = reconciliation.compare(places.site, known, world, volumes)
         recorded(reconciliation.record_seen, world, differences, since)
         findings += differences.report
         findings += recorded(reconciliation.adopt_states, differences.adopt, since, actor())
@@ -53,6 +56,8 @@ def reconcile() -> list[Finding]:
         findings += settle(differences.settle, since)
         findings += remove_unfinished_snapshots(world, since)
         findings += finish_resizes(world, since)
+        findings += finish_devices(world, since)
+        findings += remove_unfinished_volumes(since)
         findings += remove_unfinished_images(since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += release_due(since)

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc.months import Window
-from vdc.schema import UsageEvent, Vm
+from vdc.schema import UsageEvent, Vm, Volume
 
 
 def event_rows(session: Session, tenant_ids: Sequence[str], window: Window) -> Iterator[tuple[Any, ...]]:
     """See reports.usage.read_events."""
-    gone = select(UsageEvent.vm_id).where(UsageEvent.kind == "terminated", UsageEvent.at <= window.begin)
-    theirs = select(UsageEvent.vm_id).where(UsageEvent.tenant_id.in_(tenant_ids))
+    subject = func.coalesce(UsageEvent.vm_id, UsageEvent.volume_id)
+    gone = select(subject).where(UsageEvent.kind == "terminated", UsageEvent.at <= window.begin)
+    theirs = select(subject).where(UsageEvent.tenant_id.in_(tenant_ids))
     query = (
         select(
             UsageEvent.tenant_id,
-            UsageEvent.vm_id,
-            Vm.name,
+            subject,
+            func.coalesce(Vm.name, "disk " + Volume.name),
             UsageEvent.kind,
             UsageEvent.at,
             UsageEvent.vcpu,
@@ -29,9 +30,10 @@ def event_rows(session: Session, tenant_ids: Sequence[str], window: Window) -> I
             UsageEvent.provider,
             UsageEvent.hourly_price,
         )
-        .join(Vm, Vm.id == UsageEvent.vm_id)
-        .where(UsageEvent.vm_id.in_(theirs), UsageEvent.at < window.end)
-        .where(UsageEvent.vm_id.not_in(gone))
+        .outerjoin(Vm, Vm.id == UsageEvent.vm_id)
+        .outerjoin(Volume, Volume.id == UsageEvent.volume_id)
+        .where(subject.in_(theirs), UsageEvent.at < window.end)
+        .where(subject.not_in(gone))
     )
     for row in session.execute(query):
         yield tuple(row)

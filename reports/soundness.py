@@ -11,13 +11,16 @@ from sqlalchemy.orm import Session
 
 from reports.usage import charges, read_events, spans
 from vdc.months import Window
-from vdc.schema import Tenant, Vm
+from vdc.schema import Tenant, Vm, Volume
 from vdc.states import CHARGED, HOLDING, VmState
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A machine of the inventory: when it was, and whether it runs by the bill; None: that passes."""
+    """A machine of the inventory, or a disk that may be kept: when it was, and whether it runs by the bill.
+
+    None: that passes, or there is nothing to run.
+    """
 
     vm_id: str
     name: str
@@ -27,10 +30,16 @@ class Life:
 
 
 def read_lives(session: Session, window: Window) -> list[Life]:
-    """Machines that were there in the window."""
+    """Machines and disks of their own that were there in the window."""
     passing = (VmState.DEPLOYING, VmState.TERMINATING, VmState.MISSING)
     rows = session.scalars(select(Vm).where(Vm.created_at < window.end).order_by(Vm.name))
-    return [
+    volumes = session.scalars(select(Volume).where(Volume.created_at < window.end).order_by(Volume.name))
+    disks = [
+        Life(one.id, f"disk {one.name}", one.created_at, one.ended_at, None)
+        for one in volumes
+        if one.ended_at is None or one.ended_at > window.begin
+    ]
+    return disks + [
         Life(
             vm.id,
             vm.name,

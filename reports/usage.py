@@ -80,7 +80,8 @@ def event_frame(rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
 def read_events(session: Session, tenant_ids: Sequence[str], window: Window) -> pd.DataFrame:
     """Events that bear on the window: from each machine's first, but not of machines gone before it.
 
-    Of a machine that was another tenant's for a time, that one's too: they tell since when it is not.
+    Of a machine that was another tenant's for a time, that one's too: they tell since when it is not. A kept
+    disk is as a machine that is off: `vm_id` is that of the disk, `machine` is `disk NAME`.
     """
     # A history in a file is billed without a database, and should not wait for its library.
     from reports.event_rows import event_rows

@@ -10,6 +10,8 @@ from typing import Any
 
 from prefect.tasks import Task
 
+from tasks.attaching import attach_and_record, detach_and_record
+from tasks.attaching import remove_and_record as remove_volume
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.fanout import Record, Recorder, act_on_each
 from tasks.images import remove_and_record as remove_and_record_image
@@ -22,6 +24,7 @@ from tasks.resizing import resize_and_record
 from tasks.saving import remove_and_record as remove_saving
 from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
+from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch, Machine
 from vdc.claims.hold import claim_due
 from vdc.claims.images import IMPORT, ImageClaim
@@ -31,6 +34,7 @@ from vdc.claims.saving import SavingClaim
 from vdc.claims.scale_test import machines_left, take_over_machines
 from vdc.claims.snapshot import MAKE, REVERT, SnapshotClaim
 from vdc.claims.terminate import claim_terminate
+from vdc.claims.volumes import Removal
 from vdc.errors import VdcError
 from vdc.model import HostRef
 from vdc.operations import Claim, Fence, close
@@ -77,6 +81,8 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
     findings += _finish_switching(dead.switched, fence)
     findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
     findings += [_finish_resize(asked, fence, "interrupted operation") for asked in dead.resizes]
+    findings += [_finish_plug(asked, fence, "interrupted operation") for asked in dead.plugs]
+    findings += [_finish_volume(asked, fence, "interrupted operation") for asked in dead.volumes]
     for claim in dead.others:
         recorded(partial(close, error=DIED), claim)
     for claim in dead.batches:
@@ -214,6 +220,37 @@ def _finish_resize(asked: Resize, fence: Fence, found: str) -> Finding:
     except VdcError as error:
         return Finding(found, vm, host, f"not finished: {error}")
     return Finding(found, vm, host, "resize finished")
+
+
+def finish_devices(world: World, since: datetime) -> list[Finding]:
+    """Take out devices of which it is not known whether their machines have them."""
+    claims = claimed(reconciliation.claim_unfinished_devices, world, since=since)
+    with fenced(*(asked.claim for asked in claims)) as fence:
+        return [_finish_plug(asked, fence, "unfinished device") for asked in claims]
+
+
+def _finish_plug(asked: Plug, fence: Fence, found: str) -> Finding:
+    vm, host = f"vm/{asked.spec.name}", asked.spec.host.name
+    try:
+        (attach_and_record if asked.attaches else detach_and_record)(asked, fence)
+    except VdcError as error:
+        return Finding(found, vm, host, f"not finished: {error}")
+    return Finding(found, vm, host, f"{asked.name} is {'in' if asked.attaches else 'out'}")
+
+
+def remove_unfinished_volumes(since: datetime) -> list[Finding]:
+    """Remove kept disks that were to be removed and could not be."""
+    claims = claimed(reconciliation.claim_unfinished_volumes, since=since)
+    with fenced(*(asked.claim for asked in claims)) as fence:
+        return [_finish_volume(asked, fence, "unfinished removal") for asked in claims]
+
+
+def _finish_volume(asked: Removal, fence: Fence, found: str) -> Finding:
+    try:
+        remove_volume(asked, fence)
+    except VdcError as error:
+        return Finding(found, f"disk/{asked.name}", asked.target.host.name, f"not finished yet: {error}")
+    return Finding(found, f"disk/{asked.name}", asked.target.host.name, "removed")
 
 
 def remove_unfinished_images(since: datetime) -> list[Finding]:

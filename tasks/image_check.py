@@ -75,8 +75,11 @@ def look_at_image(request: ImportImageRequest, file: Path) -> ImageFacts:
 
 @contextmanager
 def prepared(file: Path, facts: ImageFacts, disk_format: str) -> Iterator[PreparedImage]:
-    """The image in the format that the datastore keeps; a converted copy lives as long as the block."""
-    if facts.format == disk_format:
+    """The image in the format that the datastore keeps; a converted copy lives as long as the block.
+
+    An ISO image stays what it is: nobody writes to it.
+    """
+    if facts.iso or facts.format == disk_format:
         yield PreparedImage(file, facts.sha256, facts)
         return
     with scratch() as directory:

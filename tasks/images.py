@@ -16,7 +16,7 @@ from tasks.retrying import retrying
 from vdc.claims.images import ImageClaim, ImageTarget, record_removed, record_unfinished
 from vdc.errors import HostUnreachable, Superseded, VdcError
 from vdc.model import HostRef
-from vdc.operations import Fence
+from vdc.operations import Claim, Fence
 
 
 def store_of(target: ImageTarget, host: HostRef | None = None) -> Datastore:
@@ -36,12 +36,17 @@ def upload_image(image: ImageClaim, source: Path, fence: Fence) -> None:
 @task(name="remove-image", task_run_name="remove {image.name}", **retrying())
 def remove_image(image: ImageClaim, fence: Fence) -> None:
     """Remove an image's file, and half-written forms of it, by whichever host that has it answers."""
-    shared = registry.datastore_capabilities(image.target.datastore_uri).shared
+    remove_file(image.target, image.image.file, image.claim, fence)
+
+
+def remove_file(target: ImageTarget, file: str, claim: Claim, fence: Fence) -> None:
+    """Remove a file of a datastore by the first host that has it and answers."""
+    shared = registry.datastore_capabilities(target.datastore_uri).shared
     away: HostUnreachable | None = None
-    for host in (image.target.host, *(image.target.others if shared else ())):
-        fence.check(image.claim)
+    for host in (target.host, *(target.others if shared else ())):
+        fence.check(claim)
         try:
-            store_of(image.target, host).ensure_removed([image.image.file])
+            store_of(target, host).ensure_removed([file])
         except HostUnreachable as error:
             away = away or error
         else:

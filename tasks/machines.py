@@ -39,7 +39,7 @@ def _ensure_disks(spec: VmSpec) -> Iterator[Call]:
         yield partial(store.ensure_disk, disk)
 
 
-def _ensure_seed(spec: VmSpec) -> Iterator[Call]:
+def ensure_seed(spec: VmSpec) -> Iterator[Call]:
     content = build_seed(spec.context, spec.vm_id, spec.nics)
     store = registry.datastore(spec.seed_datastore_uri, spec.host, environment().access)
     yield partial(store.ensure_seed, spec.seed_file, content)
@@ -83,7 +83,7 @@ def _remove_files(spec: VmSpec) -> Iterator[Call]:
 PROVISION: Mapping[str, Step] = {
     "ensure network": ensure_networks,
     "ensure disk": _ensure_disks,
-    "ensure seed": _ensure_seed,
+    "ensure seed": ensure_seed,
     "define": ensure_defined,
     "start": ensure_started,
 }

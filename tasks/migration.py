@@ -30,14 +30,15 @@ MIB = 2**20
 def _find_files(spec: VmSpec) -> Iterator[Call]:
     """Its disks and seed must be seen on the host that it goes to."""
     files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
-    for disk in spec.disks:
+    for disk in (*spec.disks, *spec.cdroms):
         files.setdefault(disk.datastore_uri, []).append(disk.file)
     for uri, names in files.items():
         store = registry.datastore(uri, spec.host, environment().access)
-        yield partial(_require_files, store, names, spec.host.name)
+        yield partial(require_files, store, names, spec.host.name)
 
 
-def _require_files(store: Datastore, names: list[str], host: str) -> None:
+def require_files(store: Datastore, names: list[str], host: str) -> None:
+    """Raise DriverFailure where one of the files is not seen on that host."""
     there = store.read_files()
     missing = [store.path(name) for name in names if name not in there]
     if missing:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tasks.artifacts import bullets, publish, table
 from vdc.billing import BillsClaim, Issued
 from vdc.budgets import Alert
+from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch
 from vdc.claims.deploy import DeployClaim
 from vdc.claims.drain import Drain
@@ -134,6 +135,18 @@ def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
     publish(
         "resize-result", f"{asked.spec.name} on host {asked.spec.host.name}. {error}".strip(), table(rows)
     )
+
+
+def plug_plan(asked: Plug) -> None:
+    left = "**Quota left**: " + (", ".join(asked.quota_left) or "no limit")
+    what = f"{asked.spec.name} on host {asked.spec.host.name}: {asked.kind}, {asked.name}."
+    publish(f"{asked.kind.replace(' ', '-')}-plan", what, left)
+
+
+def plug_result(asked: Plug, said: str) -> None:
+    """Of attaching and of detaching."""
+    where = f"{asked.spec.name} on host {asked.spec.host.name}: {said}"
+    publish(f"{asked.kind.replace(' ', '-')}-result", where)
 
 
 def drain_plan(request: DrainRequest, claim: Drain) -> None:

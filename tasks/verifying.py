@@ -57,8 +57,8 @@ def compare_hosts() -> list[str]:
     """How hosts and inventory differ."""
     places = read(reconciliation.read_places)
     world = observe(places)
-    known = read(reconciliation.read_known)
-    return verification.told(reconciliation.compare(places.site, known, world), known)
+    known, volumes = read(reconciliation.read_known), read(reconciliation.read_volume_files)
+    return verification.told(reconciliation.compare(places.site, known, world, volumes), known)
 
 
 def check_bills(window: Window) -> list[str]:

@@ -74,13 +74,16 @@ class Rule:
 
 _SWITCH = ("start", "stop", "reboot", "reset", "pause", "resume", "suspend")
 _KEEP = ("snapshot", "revert", "delete-snapshot", "save-as")
+_PLUG = ("disk attach", "disk detach", "nic attach", "nic detach")
 _MARK = ("hold", "release", "protect", "unprotect", "rename")
 
 RULES = (
     Rule("vm", ("see",), ANY, TENANT_SHARED, OWN_SHARED),
     Rule("vm", (*_SWITCH, "console", "vnc"), NONE, TENANT_SHARED, OWN_SHARED),
-    Rule("vm", ("deploy", "terminate", "resize", *_KEEP, *_MARK), NONE, TENANT, OWN),
+    Rule("vm", ("deploy", "terminate", "resize", *_PLUG, *_KEEP, *_MARK), NONE, TENANT, OWN),
     Rule("vm", ("share", "unshare"), NONE, TENANT, OWN),
+    Rule("disk", ("see",), ANY, TENANT, OWN),
+    Rule("disk", ("remove",), NONE, TENANT, OWN),
     Rule("image", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("image", ("clone",), NONE, TENANT_SHARED, TENANT_SHARED),
     Rule("image", ("delete", "share", "unshare"), NONE, TENANT, OWN),
@@ -177,6 +180,7 @@ KINDS: Mapping[str, _Kind] = {
     "vm": _Kind("vms", "tenant_id", "owner_id", shares=True),
     "image": _Kind("images", "tenant_id", "owner_id", "images.published OR images.tenant_id IS NULL", True),
     "template": _Kind("templates", "tenant_id", "owner_id", "templates.tenant_id IS NULL", True),
+    "disk": _Kind("volumes", "tenant_id", "owner_id"),
     "vnet": _Kind("vnets", "tenant_id", "", "vnets.tenant_id IS NULL"),
     "tenant": _Kind("tenants", "id"),
     "user": _Kind("users", "tenant_id", "id"),

@@ -30,6 +30,11 @@ def image_file(image_id: str, extension: str) -> str:
     return f"image-{image_id}.{extension}"
 
 
+def volume_file(volume_id: str, extension: str) -> str:
+    """File name of a disk that was attached to a machine, and may outlive it."""
+    return f"volume-{volume_id}.{extension}"
+
+
 def nic_device(vm_id: str, index: int) -> str:
     """Name of the host's end of a network card.
 
@@ -37,6 +42,12 @@ def nic_device(vm_id: str, index: int) -> str:
     """
     return f"vd{vm_id.replace('-', '')[:10]}-{index}"
 
+
+ROOT = "root"
+"""What a machine's first disk is called: it cannot be detached."""
+
+MOST_DISKS, MOST_NICS, MOST_CDROMS = 12, 8, 4
+"""Of one machine. Its one PCI bus has 31 slots for disks, cards and what else is in it."""
 
 MOST_VCPU = 255
 """Of a machine of type `pc`, by libvirt."""
@@ -85,6 +96,18 @@ class DiskSpec:
     format: str
     size_mib: int
     image: ImageSpec | None = None
+    name: str = ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class CdromSpec:
+    """An ISO image in a machine's drive: its guest can only read it. `name`: that of the image."""
+
+    index: int
+    datastore_uri: str
+    file: str
+    format: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +236,7 @@ class VmSpec:
     """State after deployment: `running`, `paused` or `stopped`."""
     cloud: CloudPlace | None = None
     """Set for a machine in a cloud: it has no disk or card of ours, and its host is called NAME/ZONE."""
+    cdroms: tuple[CdromSpec, ...] = ()
 
     @property
     def domain(self) -> str:
@@ -238,6 +262,23 @@ class DiskAttachment:
 
     path: str
     format: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CdromAttachment:
+    """An image in a drive that can be plugged in."""
+
+    path: str
+    format: str
+    index: int
+
+
+Device = DiskSpec | CdromSpec | NicSpec
+"""What may be attached to a machine and detached from it."""
+
+DeviceAttachment = DiskAttachment | CdromAttachment | Attachment
+"""The same as the domain's description has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +299,7 @@ class DomainSpec:
     nics: tuple[Attachment, ...]
     max_vcpu: int = 0
     """How many vCPUs it may have while it runs; 0: no more than it is started with."""
+    cdroms: tuple[CdromAttachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +325,17 @@ class ShapeSeen:
     memory_mib: int
     max_memory_mib: int
     disks_mib: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesSeen:
+    """What is plugged into a domain: paths of disks and of images in drives, MACs of cards.
+
+    Of one that is off: what it would be started with.
+    """
+
+    files: frozenset[str]
+    macs: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
+from vdc.claims import attach, saving, volumes
 from vdc.claims import images as image_claims
-from vdc.claims import saving
+from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
 from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
@@ -26,12 +27,15 @@ from vdc.claims.power import BECOMES
 from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.saving import SavingClaim
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
+from vdc.claims.volumes import Removal
 from vdc.model import DomainSeen, HostRef
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
 from vdc.requests import PowerRequest
 from vdc.schema import (
+    Cdrom,
     Datastore,
+    Disk,
     Host,
     HostDatastore,
     Image,
@@ -41,6 +45,7 @@ from vdc.schema import (
     Snapshot,
     UsageEvent,
     Vm,
+    Volume,
 )
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
 
@@ -112,6 +117,8 @@ class Dead:
     snapshots: tuple[SnapshotClaim, ...] = ()
     resizes: tuple[Resize, ...] = ()
     savings: tuple[SavingClaim, ...] = ()
+    plugs: tuple[Plug, ...] = ()
+    volumes: tuple[Removal, ...] = ()
 
     @property
     def claims(self) -> list[Claim]:
@@ -123,6 +130,8 @@ class Dead:
             *(s.claim for s in self.snapshots),
             *(r.claim for r in self.resizes),
             *(s.claim for s in self.savings),
+            *(p.claim for p in self.plugs),
+            *(v.claim for v in self.volumes),
             *self.others,
             *self.batches,
             *self.tests,
@@ -151,6 +160,8 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     snapshots: list[SnapshotClaim] = []
     resizes: list[Resize] = []
     savings: list[SavingClaim] = []
+    plugs: list[Plug] = []
+    kept: list[Removal] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in operations.takeable(rows, lease_s):
@@ -160,6 +171,12 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             continue
         if row.kind == RESIZE:
             resizes.append(adopt_resize(session, row))
+            continue
+        if row.kind in attach.KINDS:
+            plugs.append(attach.adopt(session, row))
+            continue
+        if kind == "disk":
+            kept.append(volumes.adopt(session, row))
             continue
         if row.kind in (saving.SAVE, saving.CLONE):
             savings.append(saving.adopt(session, row))
@@ -198,6 +215,8 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(snapshots),
         tuple(resizes),
         tuple(savings),
+        tuple(plugs),
+        tuple(kept),
     )
 
 
@@ -301,8 +320,18 @@ def read_known(session: Session) -> list[Known]:
     ]
 
 
-def compare(site: str, known: Iterable[Known], world: World) -> Differences:
-    """How the inventory and the world differ. Pure; machines with an open operation are passed over."""
+def read_volume_files(session: Session) -> frozenset[str]:
+    """Files of all volumes that there ever were."""
+    return frozenset(session.scalars(select(Volume.file)))
+
+
+def compare(
+    site: str, known: Iterable[Known], world: World, volumes: frozenset[str] = frozenset()
+) -> Differences:
+    """How the inventory and the world differ. Pure; machines with an open operation are passed over.
+
+    `volumes` are files of disks that are not their machine's alone.
+    """
     machines = {k.vm_id: k for k in known}
     found = Differences()
     unseen = {h.host.name for h in world.hosts if h.error}
@@ -329,6 +358,12 @@ def compare(site: str, known: Iterable[Known], world: World) -> Differences:
                 continue
             _compare_one(machine, at.get(machine.vm_id, []), bool(unseen), machine.host in unseen, found)
     _leftover_files(machines, world, found)
+    found.report += [
+        Finding("file that the inventory does not know", name, uri, "left alone")
+        for uri, names in world.files.items()
+        for name in sorted(names)
+        if name.startswith("volume-") and name.partition(".part-")[0] not in volumes
+    ]
     _leftover_ports(machines, world, found)
     return found
 
@@ -508,6 +543,40 @@ def claim_unfinished_resizes(
             claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
             resizes.append(resize_of(session, vm, claim))
     return resizes
+
+
+def claim_unfinished_devices(
+    session: Session,
+    world: World,
+    *,
+    since: datetime,
+    actor: str,
+    flow_run_id: str | None = None,
+) -> list[Plug]:
+    """Open an operation on each machine that has a device half in and half out, on hosts that answer."""
+    seen = [host.host.name for host in world.hosts if not host.error]
+    at_rest = OPERATIONS[attach.DETACH_DISK]
+    query = select(Vm).join(Host, Host.id == Vm.host_id).where(Vm.state.in_(at_rest), Host.name.in_(seen))
+    half = (select(t.vm_id).where(t.ready.is_(False)) for t in (Disk, Cdrom, Nic))
+    plugs = []
+    for vm in session.scalars(query.where(or_(*(Vm.id.in_(ids) for ids in half))).order_by(Vm.name)):
+        # One at a time, as everywhere.
+        if _untouched(session, vm.id, since):
+            row = attach.unready(session, vm.id)[0]
+            plugs.append(attach.open_removal(session, vm, row, actor, flow_run_id))
+    return plugs
+
+
+def claim_unfinished_volumes(
+    session: Session, *, since: datetime, actor: str, flow_run_id: str | None = None
+) -> list[Removal]:
+    """Open an operation on each kept disk that was to be removed and could not be."""
+    query = select(Volume).where(Volume.state == "removing").order_by(Volume.name)
+    return [
+        volumes.open_removal(session, volume, {}, actor, flow_run_id)
+        for volume in session.scalars(query)
+        if _untouched(session, volume.id, since)
+    ]
 
 
 def claim_unfinished_images(

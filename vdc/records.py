@@ -15,12 +15,14 @@ from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from vdc import specs
+from vdc.claims.attach import Plug, find_device, without
 from vdc.claims.burst import PROVIDER
 from vdc.claims.resize import Resize, changes, resized, size_of
 from vdc.claims.snapshot import SnapshotClaim, make_current
+from vdc.claims.volumes import end_volume, volume_event
 from vdc.model import Size, VmSpec
 from vdc.operations import Claim, close
-from vdc.schema import Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, utc_now
+from vdc.schema import Cdrom, Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, Volume, utc_now
 from vdc.states import SETTLED, Desired, VmState, check_move, usage_kind
 
 
@@ -120,6 +122,7 @@ def record_provisioned(session: Session, outcomes: Sequence[Outcome]) -> list[Ou
 
 def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
     session.execute(delete(Nic).where(Nic.vm_id.in_(vm_ids)))
+    session.execute(delete(Cdrom).where(Cdrom.vm_id.in_(vm_ids)))
     session.execute(delete(Disk).where(Disk.vm_id.in_(vm_ids)))
     session.execute(delete(Snapshot).where(Snapshot.vm_id.in_(vm_ids)))
     session.execute(
@@ -161,6 +164,10 @@ def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Out
         )
     )
     _write_events(session, [o for o in gone if o.spec.vm_id in started], ("terminated",))
+    of_vm = {o.spec.vm_id: o for o in gone}
+    query = select(Volume, Disk.vm_id).join(Disk, Disk.volume_id == Volume.id).where(Disk.vm_id.in_(of_vm))
+    for volume, vm_id in session.execute(query).all():
+        end_volume(session, volume, of_vm[vm_id].claim, of_vm[vm_id].at, of_vm[vm_id].spec.host.name)
     _release(session, [o.spec.vm_id for o in gone], VmState.GONE)
     _close(session, ours)
     return ours
@@ -295,3 +302,46 @@ def record_resized(session: Session, done: Resize, has: Size | None, at: datetim
     vm.next_memory_mib = later.memory_mib if later and later.memory_mib != has.memory_mib else None
     first = update(Disk).where(Disk.vm_id == vm.id, Disk.index == spec.disks[0].index)
     session.execute(first.values(size_mib=has.disk_mib))
+
+
+def record_attached(session: Session, done: Plug, at: datetime, error: str = "") -> None:
+    """A machine that has the device, or (with an error) that has it still.
+
+    Raises Superseded, as the other two, where another process took the operation over.
+    """
+    close(session, done.claim, error=error or None, result={"device": done.name})
+    row = find_device(session, done.device_id)
+    row.ready = True
+    if isinstance(row, Disk):
+        _write_events(session, [Outcome(done.claim, done.spec, at)], ("disk-attached",))
+        volume = session.get_one(Volume, row.volume_id)
+        if volume.keep:
+            volume_event(session, done.claim, volume, "attached", 0, at, done.spec.host.name)
+        volume.keep = False
+
+
+def record_detached(session: Session, done: Plug, at: datetime, error: str = "") -> None:
+    """A machine that is without the device; `error` is why it did not get it, if that was the reason."""
+    close(session, done.claim, error=error or None, result={"device": done.name})
+    row, vm = find_device(session, done.device_id), session.get_one(Vm, done.spec.vm_id)
+    spec = without(specs.load(vm.spec), done.device)
+    vm.spec = specs.dump(spec)
+    if isinstance(row, Disk):
+        volume = session.get_one(Volume, row.volume_id)
+        # One that it never had was never charged with it.
+        if not done.attaches:
+            _write_events(session, [Outcome(done.claim, spec, at)], ("disk-detached",))
+        if not done.keep:
+            end_volume(session, volume, done.claim, at, spec.host.name)
+        else:
+            volume.state, volume.keep = "kept", False
+            assert vm.host_id is not None, "only machines on hosts have them"
+            volume.host_id = vm.host_id
+            if not done.attaches:
+                volume_event(session, done.claim, volume, "created", volume.size_mib, at, spec.host.name)
+    session.delete(row)
+
+
+def record_half(session: Session, done: Plug, error: str) -> None:
+    """It is not known whether the machine has the device: reconcile takes it out."""
+    close(session, done.claim, error=error, result={"device": done.name})

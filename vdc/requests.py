@@ -163,6 +163,56 @@ class ResizeRequest(Request):
     )
 
 
+class AttachDiskRequest(Request):
+    """Give a machine another disk, also while it runs: a new one, one that was kept, or an ISO image."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    size_mib: int | None = Field(
+        title="Size (MiB)", default=None, description="Of a new, empty disk; None: one of the two below."
+    )
+    name: str = Field(default="", description="Name of a new disk; empty: made up.")
+    volume: str = Field(title="Kept disk", default="", description="Name of a disk that was kept.")
+    iso: str = Field(title="ISO image", default="", description="Name of an image, put into a drive.")
+
+
+class DetachDiskRequest(Request):
+    """Take a disk from a machine, also while it runs."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    disk: str = Field(description="Name of the disk, or of the ISO image.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    keep: bool = Field(
+        default=False, description="Keep the disk, with what is on it; else it is removed for good."
+    )
+
+
+class AttachNicRequest(Request):
+    """Give a machine another network card, also while it runs."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    vnet: str = Field(title="Virtual network", description="Name of the network.")
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+    address: str = Field(default="", description="Address of the card; empty: the next free one.")
+
+
+class DetachNicRequest(Request):
+    """Take a network card from a machine, also while it runs."""
+
+    vm: str = Field(title="Machine", description="Name or id of the machine.")
+    nic: str = Field(
+        title="Card", description="Its address, its MAC, or its network if that is the only one."
+    )
+    tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
+
+
+class RemoveDiskRequest(Request):
+    """Remove a kept disk for good."""
+
+    disk: str = Field(description="Name of the disk.")
+    tenant: str = Field(default="default", description="Whose disk.")
+
+
 class SnapshotRequest(Request):
     """Keep a machine's present state, to be able to take it back."""
 

@@ -274,6 +274,8 @@ class Image(Base):
     size_mib: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     """Of the file that was given to the import; of one that was saved here, of what is stored."""
+    iso: Mapped[bool] = mapped_column(default=False)
+    """An ISO 9660 image, stored as it is: it may be put into a drive."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -414,6 +416,49 @@ class Disk(Base):
     file: Mapped[str] = mapped_column(String(255))
     format: Mapped[str] = mapped_column(String(10))
     size_mib: Mapped[int]
+    volume_id: Mapped[str | None] = mapped_column(ForeignKey("volumes.id"), unique=True)
+    """Of a disk that was attached, and can be detached."""
+    ready: Mapped[bool] = mapped_column(default=True)
+    """False: on its way in or out. Without an open operation: reconcile takes it out."""
+
+
+class Volume(Base):
+    """A disk of its own: attached to a machine (then it has a row in `disks` too), or kept for later.
+
+    `state`: `attached`, `kept`, `removing`, or `gone` (the row stays for the bill). One that is `removing`
+    and has no operation open could not be removed yet: reconcile goes on.
+    """
+
+    __tablename__ = "volumes"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name)
+    live_name: Mapped[str | None] = mapped_column(String(127), unique=True)
+    """`<tenant id>/<name>` until it is gone, then NULL."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"), index=True)
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
+    """Where it was attached last: where its bytes are, if each host has that datastore for itself."""
+    state: Mapped[str] = mapped_column(String(20))
+    keep: Mapped[bool] = mapped_column(default=False)
+    """While it is on its way in or out: it is kept when it is out."""
+    file: Mapped[str] = mapped_column(String(255))
+    format: Mapped[str] = mapped_column(String(10))
+    size_mib: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+
+
+class Cdrom(Base):
+    """An ISO image in a machine's drive; `ready` as in `disks`."""
+
+    __tablename__ = "cdroms"
+    __table_args__ = (UniqueConstraint("vm_id", "index"), UniqueConstraint("vm_id", "image_id"))
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"))
+    index: Mapped[int]
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
+    ready: Mapped[bool] = mapped_column(default=True)
 
 
 class Snapshot(Base):
@@ -453,6 +498,8 @@ class Nic(Base):
     address: Mapped[str] = mapped_column(String(39))
     mac: Mapped[str] = mapped_column(String(17))
     device: Mapped[str] = mapped_column(String(15))
+    ready: Mapped[bool] = mapped_column(default=True)
+    """As in `disks`."""
 
 
 class Operation(Base):
@@ -505,13 +552,19 @@ class LaunchAttempt(Base):
 
 
 class UsageEvent(Base):
-    """What happened to a machine that a bill must know. Append-only; a retry cannot bill twice."""
+    """What happened to a machine, or to a volume, that a bill must know. Append-only; a retry cannot bill
+    twice. A disk is charged with the machine that has it, else as a volume."""
 
     __tablename__ = "usage_events"
-    __table_args__ = (UniqueConstraint("operation_id", "vm_id", "kind"), Index(None, "tenant_id", "at"))
+    __table_args__ = (
+        UniqueConstraint("operation_id", "vm_id", "kind"),
+        UniqueConstraint("operation_id", "volume_id", "kind"),
+        Index(None, "tenant_id", "at"),
+    )
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
-    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), index=True)
+    vm_id: Mapped[str | None] = mapped_column(ForeignKey("vms.id"), index=True)
+    volume_id: Mapped[str | None] = mapped_column(ForeignKey("volumes.id"), index=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str] = mapped_column(String(30))
     at: Mapped[datetime]

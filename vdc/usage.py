@@ -23,6 +23,7 @@ from vdc.schema import (
     User,
     Vm,
     Vnet,
+    Volume,
 )
 from vdc.states import HOLDING, Desired, VmState
 
@@ -67,14 +68,14 @@ RUNNING = or_(
 
 
 def tenant_use(session: Session, tenant_id: str) -> Use:
-    return _use(session, Vm.tenant_id == tenant_id, Image.tenant_id == tenant_id)
+    return _use(session, Vm.tenant_id == tenant_id, Image.tenant_id == tenant_id, Volume.tenant_id == tenant_id)
 
 
 def user_use(session: Session, user_id: str) -> Use:
-    return _use(session, Vm.owner_id == user_id, Image.owner_id == user_id)
+    return _use(session, Vm.owner_id == user_id, Image.owner_id == user_id, Volume.owner_id == user_id)
 
 
-def _use(session: Session, vms_of: Any, images_of: Any) -> Use:
+def _use(session: Session, vms_of: Any, images_of: Any, volumes_of: Any) -> Use:
     live = and_(vms_of, Vm.state.in_(HOLDING))
     vms, vcpu, memory, running = session.execute(
         select(
@@ -87,13 +88,19 @@ def _use(session: Session, vms_of: Any, images_of: Any) -> Use:
     disk = session.scalar(
         select(func.coalesce(func.sum(Disk.size_mib), 0)).join(Vm, Vm.id == Disk.vm_id).where(live)
     )
+    # One that is attached is among the machine's.
+    kept = session.scalar(
+        select(func.coalesce(func.sum(Volume.size_mib), 0)).where(
+            volumes_of, Volume.state.in_(("kept", "removing"))
+        )
+    )
     snapshots = select(func.count(Snapshot.id)).join(Vm, Vm.id == Snapshot.vm_id).where(live)
     addresses = select(func.count(Nic.id)).join(Vm, Vm.id == Nic.vm_id).join(Vnet, Vnet.id == Nic.vnet_id)
     return Use(
         vms,
         int(vcpu),
         int(memory),
-        int(disk or 0),
+        int(disk or 0) + int(kept or 0),
         int(running),
         session.scalar(snapshots) or 0,
         session.scalar(select(func.count(Image.id)).where(images_of)) or 0,

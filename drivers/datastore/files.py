@@ -38,7 +38,11 @@ publish() {
 
 _USE = _ENTER + "df -B1 --output=size,avail . | tail -n 1"
 
-_LIST = _ENTER + r"find . -maxdepth 1 -type f \( -name 'vm-*' -o -name 'image-*' \) -printf '%s %f\n'"
+_LIST = (
+    _ENTER
+    + r"find . -maxdepth 1 -type f \( -name 'vm-*' -o -name 'volume-*' -o -name 'image-*' \)"
+    + r" -printf '%s %f\n'"
+)
 
 _PROBE = (
     _ENTER

@@ -52,11 +52,12 @@ _OTHER_FORMATS = (
     (0, b"PK\x03\x04", "a zip archive"),
     (257, b"ustar", "a tar archive (or an OVA)"),
 )
+_ISO = (32769, b"CD001")  # ISO 9660
 _DISK_SIGNATURES = (
     (510, b"\x55\xaa"),  # MBR, and FAT or NTFS without partitions
     (512, b"EFI PART"),  # GPT
     (4096, b"EFI PART"),  # GPT with 4 KiB sectors
-    (32769, b"CD001"),  # ISO 9660
+    _ISO,
     (1080, b"\x53\xef"),  # ext2, ext3, ext4
     (0, b"XFSB"),
     (65600, b"_BHRfS_M"),  # btrfs
@@ -75,6 +76,8 @@ class ImageFacts:
     size_bytes: int
     sha256: str
     """Of the whole file, hex."""
+    iso: bool = False
+    """An ISO 9660 image."""
 
 
 def inspect(
@@ -107,7 +110,9 @@ def inspect(
         found = _checksum(file, size, progress)
     if sha256 and found != sha256.lower():
         raise Invalid(f"{path} has the wrong checksum: sha256 {found}, expected {sha256.lower()}.")
-    return ImageFacts(image_format, -(-virtual_size // MIB), size, found)
+    offset, mark = _ISO
+    iso = image_format == "raw" and head[offset : offset + len(mark)] == mark
+    return ImageFacts(image_format, -(-virtual_size // MIB), size, found, iso)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from vdc.errors import Invalid
-from vdc.model import Attachment, DiskAttachment, DomainSpec
+from vdc.model import Attachment, CdromAttachment, DeviceAttachment, DiskAttachment, DomainSpec
 
 NAMESPACE = "https://vdc.invalid/domain/1"
 """Of our metadata element. The name only has to be ours; nothing is ever fetched from it."""
@@ -119,9 +119,12 @@ def _cpu(spec: DomainSpec) -> list[etree._Element]:
 def _devices(spec: DomainSpec) -> etree._Element:
     # No <emulator>: libvirt takes that of its own capabilities for this type and architecture.
     devices = _element("devices")
-    devices.extend(_disk(index, disk) for index, disk in enumerate(spec.disks))
+    devices.extend(_disk(disk) for disk in spec.disks)
     if spec.seed_path:
         devices.append(_seed(spec.seed_path))
+    if spec.cdroms:
+        devices.append(_controller(spec.arch))
+        devices.extend(_cdrom(cdrom) for cdrom in spec.cdroms)
     devices.extend(_nic(nic) for nic in spec.nics)
     devices.append(_element("serial", _element("target", port="0"), type="pty"))
     devices.append(_element("console", _element("target", type="serial", port="0"), type="pty"))
@@ -136,13 +139,60 @@ def _devices(spec: DomainSpec) -> etree._Element:
     return devices
 
 
-def _disk(index: int, disk: DiskAttachment) -> etree._Element:
+def device(attachment: DeviceAttachment) -> str:
+    """One device's XML, as it is in the domain's."""
+    match attachment:
+        case DiskAttachment():
+            element = _disk(attachment)
+        case CdromAttachment():
+            element = _cdrom(attachment)
+        case Attachment():
+            element = _nic(attachment)
+    return str(etree.tostring(element, encoding="unicode"))
+
+
+def controller(arch: str) -> str:
+    """What drives of a CdromAttachment are plugged into."""
+    return str(etree.tostring(_controller(arch), encoding="unicode"))
+
+
+def seed(path: str, *, empty: bool = False) -> str:
+    """The drive with the seed, or without."""
+    element = _seed(path)
+    if empty:
+        element.remove(element.find("source"))  # type: ignore[arg-type]
+    return str(etree.tostring(element, encoding="unicode"))
+
+
+def _controller(arch: str) -> etree._Element:
+    element = _element("controller", type="scsi", index="0", model="virtio-scsi")
+    if arch in _MACHINES:
+        # Where it is in no other's way: libvirt places controllers first, and would move the network cards
+        # of a machine that gets its first drive.
+        at = {"domain": "0x0000", "bus": "0x00", "slot": "0x1e", "function": "0x0"}
+        element.append(_element("address", type="pci", **at))
+    return element
+
+
+def _cdrom(cdrom: CdromAttachment) -> etree._Element:
+    return _element(
+        "disk",
+        _element("driver", name="qemu", type=cdrom.format),
+        _element("source", file=cdrom.path),
+        _element("target", dev=f"sd{chr(ord('a') + cdrom.index)}", bus="scsi"),
+        _element("readonly"),
+        type="file",
+        device="cdrom",
+    )
+
+
+def _disk(disk: DiskAttachment) -> etree._Element:
     # cache=none: the host's page cache holds no second copy, and the disk may migrate live.
     return _element(
         "disk",
         _element("driver", name="qemu", type=disk.format, cache="none", io="native", discard="unmap"),
         _element("source", file=disk.path),
-        _element("target", dev=f"vd{chr(ord('a') + index)}", bus="virtio"),
+        _element("target", dev=f"vd{chr(ord('a') + disk.index)}", bus="virtio"),
         type="file",
         device="disk",
     )

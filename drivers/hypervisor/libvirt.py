@@ -26,7 +26,7 @@ from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import domain_xml, migration, power, shape, snapshots
+from drivers.hypervisor import devices, domain_xml, migration, power, shape, snapshots
 from drivers.hypervisor.console import LibvirtConsole
 from drivers.ssh import Ssh
 from vdc.errors import (
@@ -41,6 +41,8 @@ from vdc.errors import (
 )
 from vdc.model import (
     UNTUNED,
+    DeviceAttachment,
+    DevicesSeen,
     DomainCounters,
     DomainSeen,
     DomainSpec,
@@ -446,7 +448,7 @@ class LibvirtHypervisor:
     def read_shape(self, spec: DomainSpec) -> ShapeSeen:
         return self._call(
             f"reading what {spec.name} has",
-            lambda conn: shape.read(conn.lookupByName(spec.name), len(spec.disks)),
+            lambda conn: shape.read(conn.lookupByName(spec.name), [disk.index for disk in spec.disks]),
         )
 
     def ensure_shape(self, spec: DomainSpec, *, timeout_s: float) -> ShapeSeen:
@@ -464,6 +466,24 @@ class LibvirtHypervisor:
 
         grown = self._snapshot_call(f"growing a disk of {spec.name}", grow)
         return shape.grow_file(self._shell, spec, index, size_mib) if grown is None else grown
+
+    def read_devices(self, name: str) -> DevicesSeen:
+        return self._call(
+            f"reading the devices of {name}", lambda conn: devices.read(conn.lookupByName(name))
+        )
+
+    def ensure_attached(self, name: str, device: DeviceAttachment) -> bool:
+        return self._snapshot_call(
+            f"plugging a device into {name}", lambda conn: devices.plug(conn, name, device)
+        )
+
+    def ensure_detached(self, name: str, device: DeviceAttachment, *, timeout_s: float) -> bool:
+        return devices.unplug(self._snapshot_call, name, device, timeout_s)
+
+    def refresh_seed(self, spec: DomainSpec) -> None:
+        self._snapshot_call(
+            f"showing {spec.name} its seed anew", lambda conn: devices.refresh_seed(conn, spec)
+        )
 
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         return snapshots.seen(self._kept(spec))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 
 import libvirt
 from lxml import etree
@@ -32,8 +33,8 @@ _UNPLUG_FAILED = (
 )
 
 
-def read(domain: libvirt.virDomain, disks: int) -> ShapeSeen:
-    """Raises libvirtError."""
+def read(domain: libvirt.virDomain, disks: Sequence[int]) -> ShapeSeen:
+    """`disks` by index. Raises libvirtError."""
     on = domain.isActive() == 1
     # Of a domain that is off, what it would be started with.
     xml = etree.fromstring(domain.XMLDesc(0))
@@ -47,7 +48,7 @@ def read(domain: libvirt.virDomain, disks: int) -> ShapeSeen:
         max_vcpu=most,
         memory_mib=_memory_kib(domain, on) // 1024,
         max_memory_mib=domain.maxMemory() // 1024,
-        disks_mib=tuple(domain.blockInfo(device(n))[0] // MIB for n in range(disks)),
+        disks_mib=tuple(domain.blockInfo(device(n))[0] // MIB for n in disks),
     )
 
 
@@ -68,7 +69,7 @@ def plug(call: Caller, name: str, vcpu: int, timeout_s: float) -> None:
 
     def ask(conn: libvirt.virConnect) -> bool:
         domain = conn.lookupByName(name)
-        seen = read(domain, 0)
+        seen = read(domain, ())
         if not seen.min_vcpu <= vcpu <= seen.max_vcpu or vcpu == seen.vcpu:
             return True
         try:

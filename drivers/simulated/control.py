@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import vdc.errors
-from drivers.simulated import shapes, snapshots
+from drivers.simulated import devices, shapes, snapshots
 from drivers.simulated.store import CALLS, POLL_S, SCHEMA, Datacenter, close, datacenter, uri
 from vdc.errors import Conflict, Invalid, NotFound, Transient
-from vdc.model import HostFacts, HostRef, ShapeSeen
+from vdc.model import DevicesSeen, HostFacts, HostRef, ShapeSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Simulation:
             db.execute("INSERT OR IGNORE INTO deaf VALUES (?)", (domain,))
 
     def give_nothing_back(self, domain: str) -> None:
-        """The guest has no balloon driver, and does not let go of its CPUs."""
+        """The guest has no balloon driver, and lets go of no CPU and no device."""
         with self._db.transaction() as db:
             db.execute("INSERT OR IGNORE INTO rigid VALUES (?)", (domain,))
 
@@ -227,6 +227,16 @@ class Simulation:
             size = "SELECT virtual_mib FROM files WHERE datastore = ? AND host = ? AND name = ?"
             disks = tuple(int(found[0]) for found in db.execute(size, place))
             return shapes.seen(db.execute, host, domain, disks)
+
+    def file_checksum(self, datastore: str, file: str, host: str = "") -> str:
+        """Of a seed or an image, hex."""
+        sql = "SELECT checksum FROM files WHERE datastore = ? AND host = ? AND name = ?"
+        return bytes(self._one(sql, (datastore, host, file))).hex()
+
+    def devices(self, host: str, domain: str) -> tuple[DevicesSeen, DevicesSeen]:
+        """What is plugged into it, and what it is described with."""
+        with self._db.transaction() as db:
+            return devices.seen(db.execute, host, domain), devices.described(db.execute, host, domain)
 
     def boots(self, domain: str) -> int:
         """How often the guest began anew: starts, reboots and resets."""
@@ -278,6 +288,7 @@ class Simulation:
             )
             _must_change(copied, f"domain {name} on {source}")
             shapes.carry(db.execute, name, source, target)
+            devices.carry(db.execute, name, source, target)
 
     def set_uplink(self, host: str, switch: str, present: bool) -> None:
         """Take the switch from a host (with what it carried), or give it back."""

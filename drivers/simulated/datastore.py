@@ -63,7 +63,7 @@ class SimulatedDatastore:
             return dict(
                 call.execute(
                     "SELECT name, size FROM files WHERE datastore = ? AND host = ?"
-                    " AND (name GLOB 'vm-*' OR name GLOB 'image-*') ORDER BY name",
+                    " AND (name GLOB 'vm-*' OR name GLOB 'volume-*' OR name GLOB 'image-*') ORDER BY name",
                     self._key,
                 )
             )

@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
-from drivers.simulated import power, shapes, snapshots
+from drivers.simulated import devices, power, shapes, snapshots
 from drivers.simulated.console import SimulatedConsole
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import HostUnreachable, NotFound
 from vdc.model import (
     UNTUNED,
+    Attachment,
+    DeviceAttachment,
+    DevicesSeen,
     DomainCounters,
     DomainSeen,
     DomainSpec,
@@ -127,6 +130,7 @@ class SimulatedHypervisor:
             if state != "paused":
                 self._start(call, name, json.loads(spec))
                 if state != "suspended":
+                    devices.boot(call.execute, self._host, name, json.loads(spec))
                     shapes.boot(call.execute, self._host, name, json.loads(spec)["size"])
                     power.boot(call, name)
             call.execute(
@@ -141,7 +145,11 @@ class SimulatedHypervisor:
         call.execute("DELETE FROM memory_content WHERE host = ? AND domain = ?", (self._host, name))
         for path in spec["files"]:
             self._check_file(call, path)
-        for nic in spec["nics"]:
+        self._add_ports(call, name, spec["nics"])
+        call.fail_if("halfway")
+
+    def _add_ports(self, call: Call, name: str, nics: list[dict[str, Any]]) -> None:
+        for nic in nics:
             network = (self._host, nic["bridge"], nic["vlan_id"] or 0)
             if not call.one("SELECT 1 FROM networks WHERE host = ? AND switch = ? AND vlan_id = ?", network):
                 raise call.failure(
@@ -160,7 +168,6 @@ class SimulatedHypervisor:
             call.execute(
                 "REPLACE INTO ports VALUES (?, ?, ?, ?)", (self._host, nic["device"], nic["bridge"], name)
             )
-        call.fail_if("halfway")
 
     def _check_file(self, call: Call, path: str) -> None:
         """The file and all it is backed by must be there; half-written files have other names."""
@@ -258,6 +265,7 @@ class SimulatedHypervisor:
             spec = call.one("SELECT spec FROM domains WHERE host = ? AND name = ?", (self._host, name))[0]
             peer._start(call, name, json.loads(spec))
             shapes.carry(call.execute, name, self._host, peer._host)
+            devices.carry(call.execute, name, self._host, peer._host)
             if progress:
                 with call.outside():
                     progress(0, MIB)
@@ -334,6 +342,44 @@ class SimulatedHypervisor:
             )
             return True
 
+    def read_devices(self, name: str) -> DevicesSeen:
+        with self._call("read_devices", name) as call:
+            return devices.seen(call.execute, self._host, name)
+
+    def ensure_attached(self, name: str, device: DeviceAttachment) -> bool:
+        with self._call("ensure_attached", name) as call:
+            key = devices.key(device)
+            if power.state_of(call, self._host, name) not in power.ON:
+                return False
+            if devices.has(call.execute, self._host, name, key):
+                return False
+            if isinstance(device, Attachment):
+                self._add_ports(call, name, [_nic(device)])
+            else:
+                self._check_file(call, device.path)
+            call.fail_if("halfway")
+            devices.plug(call.execute, self._host, name, key)
+            return True
+
+    def ensure_detached(self, name: str, device: DeviceAttachment, *, timeout_s: float) -> bool:
+        with self._call("ensure_detached", name) as call:
+            key = devices.key(device)
+            if self._state(call, name) not in power.ON:
+                return True
+            if devices.has(call.execute, self._host, name, key):
+                if call.one("SELECT 1 FROM rigid WHERE domain = ?", (name,)):
+                    return False
+                devices.unplug(call.execute, self._host, name, key)
+                call.fail_if("halfway")
+            if isinstance(device, Attachment):
+                call.execute("DELETE FROM ports WHERE host = ? AND device = ?", (self._host, device.device))
+            return True
+
+    def refresh_seed(self, spec: DomainSpec) -> None:
+        with self._call("refresh_seed", spec.name) as call:
+            if power.state_of(call, self._host, spec.name) in power.ON and spec.seed_path:
+                self._check_file(call, spec.seed_path)
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         with self._call("read_snapshots", spec.name) as call:
             return snapshots.seen(call.execute, self._disks(call, spec))
@@ -373,6 +419,7 @@ class SimulatedHypervisor:
             if after == "stopped":
                 return
             self._start(call, spec.name, json.loads(_encoded(spec)))
+            devices.boot(call.execute, self._host, spec.name, json.loads(_encoded(spec)))
             shapes.boot(call.execute, self._host, spec.name, shapes.described(spec))
             if snapshot.kind == "memory":
                 call.execute("REPLACE INTO memory_content VALUES (?, ?, ?)", (self._host, spec.name, memory))
@@ -412,9 +459,14 @@ class SimulatedHypervisor:
 def _encoded(spec: DomainSpec) -> str:
     """What a start needs of the description, and all of it for comparison (`asdict` would take 0.1 ms)."""
     files = [disk.path for disk in spec.disks] + ([spec.seed_path] if spec.seed_path else [])
-    nics = [{"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id} for nic in spec.nics]
+    files += [cdrom.path for cdrom in spec.cdroms]
+    nics = [_nic(nic) for nic in spec.nics]
     size = shapes.described(spec)
     return json.dumps({"files": files, "nics": nics, "size": size, "spec": repr(spec)})
+
+
+def _nic(nic: Attachment) -> dict[str, Any]:
+    return {"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id, "mac": nic.mac}
 
 
 def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:

@@ -49,6 +49,10 @@ CALLS = (
     "hypervisor.read_shape",
     "hypervisor.ensure_shape",
     "hypervisor.ensure_disk_grown",
+    "hypervisor.read_devices",
+    "hypervisor.ensure_attached",
+    "hypervisor.ensure_detached",
+    "hypervisor.refresh_seed",
     "hypervisor.read_snapshots",
     "hypervisor.ensure_snapshot",
     "hypervisor.ensure_reverted",
@@ -140,6 +144,10 @@ CREATE TABLE shapes(
     max_vcpu INTEGER NOT NULL, memory_mib INTEGER NOT NULL, max_memory_mib INTEGER NOT NULL,
     PRIMARY KEY (host, domain)) WITHOUT ROWID;
 CREATE TABLE rigid(domain TEXT PRIMARY KEY) WITHOUT ROWID;
+-- Files and MACs of what is plugged into domains that run; of others, their description says it.
+CREATE TABLE devices(
+    host TEXT NOT NULL, domain TEXT NOT NULL, device TEXT NOT NULL,
+    PRIMARY KEY (host, domain, device)) WITHOUT ROWID;
 -- Guests that do not listen to the power button, and how often each was booted.
 CREATE TABLE deaf(domain TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE boots(domain TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;

@@ -22,6 +22,7 @@ from vdc.schema import (
     Tenant,
     Vm,
     Vnet,
+    Volume,
 )
 from vdc.states import HOLDING
 from vdc.usage import host_loads, tenant_use
@@ -66,6 +67,11 @@ def datastores(session: Session) -> Rows:
     promised = dict(
         session.execute(select(Disk.datastore_id, func.sum(Disk.size_mib)).group_by(Disk.datastore_id)).all()
     )
+    kept = select(Volume.datastore_id, func.sum(Volume.size_mib)).where(
+        Volume.state.in_(("kept", "removing"))
+    )
+    for datastore_id, size_mib in session.execute(kept.group_by(Volume.datastore_id)):
+        promised[datastore_id] = promised.get(datastore_id, 0) + size_mib
     counted = dict(
         session.execute(
             select(HostDatastore.datastore_id, func.count()).group_by(HostDatastore.datastore_id)
@@ -109,6 +115,7 @@ def images(session: Session) -> Rows:
             "format": i.format,
             "virtual_size_mib": i.virtual_size_mib,
             "size_mib": i.size_mib,
+            "iso": i.iso,
             "sha256": i.sha256,
             "disks": disks.get(i.id, 0),
             "templates": templates.get(i.id, 0),
@@ -195,6 +202,36 @@ def tenants(session: Session) -> Rows:
             }
         )
     return rows
+
+
+def volumes(session: Session, tenant: str = "") -> Rows:
+    """Disks that were attached to machines, by name; `vm` is null of one that is kept."""
+    query = (
+        select(Volume, Tenant.name, Datastore.name, Vm.name)
+        .join(Tenant, Tenant.id == Volume.tenant_id)
+        .join(Datastore, Datastore.id == Volume.datastore_id)
+        .outerjoin(Disk, Disk.volume_id == Volume.id)
+        .outerjoin(Vm, Vm.id == Disk.vm_id)
+        .where(Volume.live_name.is_not(None), visible(session, Volume))
+        .order_by(Volume.name, Tenant.name)
+    )
+    if tenant:
+        query = query.where(Tenant.name == tenant)
+    return [
+        {
+            "id": v.id,
+            "name": v.name,
+            "tenant": of,
+            "state": v.state,
+            "vm": vm,
+            "datastore": datastore,
+            "file": v.file,
+            "format": v.format,
+            "size_mib": v.size_mib,
+            "created_at": v.created_at,
+        }
+        for v, of, datastore, vm in session.execute(query)
+    ]
 
 
 def groups(session: Session) -> Rows:

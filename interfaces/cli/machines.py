@@ -9,7 +9,7 @@ from typing import Any
 
 from vdc.access import condition
 from vdc.identity import acting
-from vdc.model import domain_name
+from vdc.model import ROOT, domain_name
 from vdc.reading import instant, reader
 from vdc.settings import load
 from vdc.states import HOLDING, VmState
@@ -45,11 +45,21 @@ ORDER BY nics.vm_id, nics."index"
 """  # noqa: S608
 
 _DISKS = f"""
-SELECT disks.vm_id, datastores.name, disks.file, disks.format, disks.size_mib
-FROM disks JOIN datastores ON datastores.id = disks.datastore_id JOIN vms ON vms.id = disks.vm_id
+SELECT disks.vm_id, volumes.name, datastores.name, disks.file, disks.format, disks.size_mib
+FROM disks LEFT JOIN volumes ON volumes.id = disks.volume_id
+JOIN datastores ON datastores.id = disks.datastore_id JOIN vms ON vms.id = disks.vm_id
 JOIN tenants ON tenants.id = vms.tenant_id
 {_WHICH}
 ORDER BY disks.vm_id, disks."index"
+"""  # noqa: S608
+
+
+_CDROMS = f"""
+SELECT cdroms.vm_id, images.name
+FROM cdroms JOIN images ON images.id = cdroms.image_id JOIN vms ON vms.id = cdroms.vm_id
+JOIN tenants ON tenants.id = vms.tenant_id
+{_WHICH}
+ORDER BY cdroms.vm_id, cdroms."index"
 """  # noqa: S608
 
 
@@ -69,18 +79,23 @@ def machines(*, tenant: str = "", ended: bool = False, vm_id: str = "", batch: s
     settings = load()
     sql, asking = condition(acting(settings), "vm")
     with reader(settings.inventory_url) as select:
-        vms, nics, disks = (
-            select(query.replace("{visible}", sql), given | asking) for query in (_VMS, _NICS, _DISKS)
+        vms, nics, disks, cdroms = (
+            select(query.replace("{visible}", sql), given | asking)
+            for query in (_VMS, _NICS, _DISKS, _CDROMS)
         )
     addresses: dict[str, Rows] = {}
     for of, vnet, address, mac in nics:
         addresses.setdefault(of, []).append({"vnet": vnet, "address": address, "mac": mac})
     files: dict[str, Rows] = {}
-    for of, datastore, file, kind, size in disks:
-        files.setdefault(of, []).append(
-            {"datastore": datastore, "file": file, "format": kind, "size_mib": size}
-        )
-    return [_row(vm, addresses.get(vm[0], []), files.get(vm[0], [])) for vm in vms]
+    for of, name, datastore, file, kind, size in disks:
+        told = {"datastore": datastore, "file": file, "format": kind, "size_mib": size}
+        files.setdefault(of, []).append({"name": name or ROOT} | told)
+    isos: dict[str, list[str]] = {}
+    for of, image in cdroms:
+        isos.setdefault(of, []).append(image)
+    return [
+        _row(vm, addresses.get(vm[0], []), files.get(vm[0], [])) | {"isos": isos.get(vm[0], [])} for vm in vms
+    ]
 
 
 def _row(vm: tuple[Any, ...], addresses: Rows, disks: Rows) -> dict[str, Any]:

@@ -26,6 +26,7 @@ NOUNS = {
     "host": "Hypervisor hosts",
     "datastore": "Places for images and disks",
     "image": "Disk images",
+    "disk": "Disks that are attached to machines, or kept for later",
     "template": "Recipes of machines",
     "vnet": "Virtual networks and their leases",
     "tenant": "Tenants",

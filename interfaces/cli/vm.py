@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from interfaces.cli import hold, power, screen
+from interfaces.cli import attach, hold, power, screen
 from interfaces.cli.batch import print_machines, run_batch, state_of
 from interfaces.cli.machines import machines
 from interfaces.cli.migration import migrate
@@ -37,6 +37,8 @@ group.add_command(migrate)
 group.add_command(resize)
 for command in (*power.COMMANDS, *hold.COMMANDS, *screen.COMMANDS):
     group.add_command(command)
+group.add_command(attach.disk)
+group.add_command(attach.nic)
 group.add_command(snapshot)
 group.add_command(save_as)
 
@@ -84,7 +86,11 @@ def show(name: str, tenant: str, as_json: bool) -> None:
         mac = f" ({nic['mac']})" if nic["mac"] else ""
         fields[f"address on {nic['vnet']}"] = f"{nic['address']}{mac}"
     for disk in row["disks"]:
-        fields[f"disk in {disk['datastore']}"] = f"{disk['file']}, {human_mib(disk['size_mib'])}"
+        fields[f"disk {disk['name']}"] = (
+            f"{human_mib(disk['size_mib'])}, {disk['file']} in {disk['datastore']}"
+        )
+    if row["isos"]:
+        fields["ISO images"] = ", ".join(row["isos"])
     print_fields(fields)
     if snapshots:
         print_line()

@@ -9,23 +9,29 @@ from vdc.budgets import Alert
 from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
+    AttachDiskRequest,
+    AttachNicRequest,
     BillRequest,
     CloneImageRequest,
     DeleteImageRequest,
     DeleteSnapshotRequest,
     DeployRequest,
+    DetachDiskRequest,
+    DetachNicRequest,
     DrainRequest,
     EnrollHostRequest,
     ImportImageRequest,
     MachinesRequest,
     MigrateRequest,
     PowerRequest,
+    RemoveDiskRequest,
     ResizeRequest,
     RevertRequest,
     SaveAsRequest,
     ScaleTestRequest,
     SnapshotRequest,
     TerminateRequest,
+    VerifyRequest,
 )
 
 
@@ -57,6 +63,36 @@ def resize(vm: str, **sizes: int) -> str:
     from flows.resize import resize as flow
 
     return flow(ResizeRequest(vm=vm, **sizes))
+
+
+def attach_disk(vm: str, **what: Any) -> str:
+    from flows.attach import attach_disk as flow
+
+    return flow(AttachDiskRequest(vm=vm, **what))
+
+
+def detach_disk(vm: str, disk: str, *, keep: bool = False) -> str:
+    from flows.attach import detach_disk as flow
+
+    return flow(DetachDiskRequest(vm=vm, disk=disk, keep=keep))
+
+
+def attach_nic(vm: str, vnet: str, address: str = "") -> str:
+    from flows.attach import attach_nic as flow
+
+    return flow(AttachNicRequest(vm=vm, vnet=vnet, address=address))
+
+
+def detach_nic(vm: str, nic: str) -> str:
+    from flows.attach import detach_nic as flow
+
+    return flow(DetachNicRequest(vm=vm, nic=nic))
+
+
+def remove_disk(disk: str, tenant: str = "default") -> str:
+    from flows.attach import remove_disk as flow
+
+    return flow(RemoveDiskRequest(disk=disk, tenant=tenant))
 
 
 def power(verb: str, *vms: str, **options: Any) -> str:
@@ -93,6 +129,14 @@ def reconcile() -> list[Finding]:
     from flows.reconcile import reconcile as flow
 
     return flow()
+
+
+def verify_problems() -> list[str]:
+    from flows.verify import verify as flow
+
+    return [
+        f"{check.name}: {problem}" for check in flow(VerifyRequest()).checks for problem in check.problems
+    ]
 
 
 def import_image(**request: Any) -> str:

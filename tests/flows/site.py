@@ -31,7 +31,7 @@ from vdc.model import HostFacts, StorageUse, VmSpec
 from vdc.operations import Fence
 from vdc.records import Outcome, close_batch, record_provisioned
 from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest
-from vdc.schema import Disk, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm
+from vdc.schema import Cdrom, Disk, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm, Volume
 from vdc.states import HOLDING, VmState
 from vdc.usage import Use, host_loads, tenant_use
 
@@ -286,6 +286,10 @@ class Site:
         ports: dict[str, list[str]] = {}
         with read_session(self.url) as session:
             files = set(session.scalars(select(Image.file)))
+            files |= set(session.scalars(select(Volume.file).where(Volume.state == "kept")))
+            assert session.query(Volume).filter(Volume.state == "removing").count() == 0
+            for table in (Disk, Cdrom, Nic):
+                assert session.query(table).filter(table.ready.is_(False)).count() == 0, "half in"
             made = set(session.scalars(select(UsageEvent.vm_id).where(UsageEvent.kind == "created")))
             snapshots: dict[str, set[str]] = {}
             query = select(Disk.file, Snapshot.id, Snapshot.ready).join(Disk, Disk.vm_id == Snapshot.vm_id)
@@ -298,6 +302,7 @@ class Site:
                 if spec.cloud or (vm.state == VmState.HELD and vm.id not in made):
                     continue
                 self._assert_size(session, vm, spec)
+                self._assert_devices(session, vm, spec)
                 off = VmState.STOPPED if vm.state == VmState.HELD else vm.state
                 domains.setdefault(spec.host.name, {})[spec.domain] = off
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
@@ -322,7 +327,24 @@ class Site:
         if vm.state == VmState.SUSPENDED:
             return  # its memory says what it has
         seen = self.sim.shape(spec.host.name, spec.domain)
-        assert (seen.vcpu, seen.memory_mib, seen.disks_mib) == rows, f"{vm.name} has another size"
+        found = (seen.vcpu, seen.memory_mib, seen.disks_mib)
+        assert found == (vm.vcpu, vm.memory_mib, disks[:1]), f"{vm.name} has another size"
+
+    def _assert_devices(self, session: Session, vm: Vm, spec: VmSpec) -> None:
+        """Rows, spec and host say the same of what is plugged in, and of what it is described with."""
+        disks = {(i, f) for i, f in session.execute(select(Disk.index, Disk.file).where(Disk.vm_id == vm.id))}
+        assert {(d.index, d.file) for d in spec.disks} == disks
+        images = select(Cdrom.index, Image.file).join(Image, Image.id == Cdrom.image_id)
+        isos = {(i, f) for i, f in session.execute(images.where(Cdrom.vm_id == vm.id))}
+        assert {(c.index, c.file) for c in spec.cdroms} == isos
+        nics = {(i, m) for i, m in session.execute(select(Nic.index, Nic.mac).where(Nic.vm_id == vm.id))}
+        assert {(n.index, n.mac) for n in spec.nics} == nics
+        if vm.state == VmState.SUSPENDED:
+            return
+        files = {file for _, file in (*disks, *isos)} | {spec.seed_file}
+        for seen in self.sim.devices(spec.host.name, spec.domain):
+            assert {path.rpartition("/")[2] for path in seen.files} == files, f"{vm.name}: other disks"
+            assert set(seen.macs) == {mac for _, mac in nics}, f"{vm.name}: other cards"
 
     def assert_sound(self) -> None:
         """What may never be otherwise, also while something is under way."""
@@ -350,7 +372,9 @@ class Site:
 
     def _assert_billable(self, session: Session, vms: dict[str, Vm]) -> None:
         events = session.execute(
-            select(UsageEvent.vm_id, UsageEvent.operation_id, UsageEvent.kind, UsageEvent.at)
+            select(UsageEvent.vm_id, UsageEvent.operation_id, UsageEvent.kind, UsageEvent.at).where(
+                UsageEvent.vm_id.is_not(None)
+            )
         ).all()
         assert len({(e.vm_id, e.operation_id, e.kind) for e in events}) == len(events), "billed twice"
         kinds: dict[str, Counter[str]] = {i: Counter() for i in vms}

@@ -37,7 +37,7 @@ def domain(disks: int = 1, nics: int = 1, *, seed: bool = True, **changes: objec
         arch="x86_64",
         vcpu=2,
         memory_mib=96,
-        disks=tuple(DiskAttachment(f"/srv/vdc/disk{i}", ("qcow2", "raw")[i % 2]) for i in range(disks)),
+        disks=tuple(DiskAttachment(f"/srv/vdc/disk{i}", ("qcow2", "raw")[i % 2], i) for i in range(disks)),
         seed_path="/srv/vdc/seed.iso" if seed else None,
         nics=tuple(
             Attachment(nic_device(VM_ID, i), f"52:54:00:00:00:0{i}", "ovsbr0", True, 100 + i, False)
@@ -116,7 +116,7 @@ def test_hash_tells_descriptions_apart() -> None:
         replace(base, memory_mib=97),
         replace(base, vcpu=3),
         replace(base, vm_name="other"),
-        replace(base, disks=(*base.disks, DiskAttachment("/srv/vdc/more", "raw"))),
+        replace(base, disks=(*base.disks, DiskAttachment("/srv/vdc/more", "raw", 1))),
         replace(base, nics=()),
         replace(base, seed_path=None),
     ]

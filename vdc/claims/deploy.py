@@ -210,7 +210,8 @@ def _place(
     return host_ids, placement.said, None
 
 
-def _lease(session: Session, vnet: Vnet, count: int) -> list[IPv4Address]:
+def lease(session: Session, vnet: Vnet, count: int) -> list[IPv4Address]:
+    """Addresses of the network that nobody has. Raises NoCapacity where there are fewer."""
     taken = set(session.scalars(select(Nic.address).where(Nic.vnet_id == vnet.id)))
     if vnet.gateway:
         taken.add(vnet.gateway)
@@ -274,7 +275,7 @@ def _specs(
     hosts = {h.id: host_ref(h) for h in session.scalars(select(Host).where(Host.id.in_(set(host_ids))))}
     names = _names(session, request, what.tenant, vm_ids)
     here = list(zip(vm_ids, names, strict=True))[: len(host_ids)]
-    leases = [(vnet_spec(vnet), _lease(session, vnet, len(here))) for vnet in what.vnets]
+    leases = [(vnet_spec(vnet), lease(session, vnet, len(here))) for vnet in what.vnets]
     elsewhere = [
         _cloud_spec(what, burst, site, vm_id, name)
         for vm_id, name in list(zip(vm_ids, names, strict=True))[len(host_ids) :]

@@ -82,11 +82,8 @@ def _release(
     session: Session, vms: list[Vm], asked: dict[str, object], actor: str, flow_run_id: str | None
 ) -> Released:
     ids = [vm.id for vm in vms]
-    made = set(
-        session.scalars(
-            select(UsageEvent.vm_id).where(UsageEvent.vm_id.in_(ids), UsageEvent.kind == "created")
-        )
-    )
+    created = select(UsageEvent.vm_id).where(UsageEvent.vm_id.in_(ids), UsageEvent.kind == "created")
+    made = {str(vm_id) for vm_id in session.scalars(created)}
     batch_id = new_id()
     opening = Opening("release", "batch", batch_id, label_of(vms), asked, batch_id)
     parent = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations
@@ -22,6 +22,7 @@ from vdc.names import find, require_new
 from vdc.operations import Claim, Opening
 from vdc.requests import DeleteImageRequest, ImportImageRequest
 from vdc.schema import (
+    Cdrom,
     Cloud,
     CloudImage,
     Datastore,
@@ -71,7 +72,7 @@ class ImageUse:
 
     templates: tuple[str, ...]
     vms: tuple[str, ...]
-    """Machines that have a disk made from it; of a copy too, as it is made again from the image."""
+    """Machines that have it in a drive, or a disk made from it: of a copy too, as it is made again."""
     clouds: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -88,7 +89,9 @@ def named(word: str, names: Sequence[str]) -> str:
 
 def image_use(session: Session, image: Image) -> ImageUse:
     templates = select(Template.name).where(Template.image_id == image.id).order_by(Template.name)
-    vms = select(Vm.name).join(Disk, Disk.vm_id == Vm.id).where(Disk.image_id == image.id).order_by(Vm.name)
+    of_disks = select(Disk.vm_id).where(Disk.image_id == image.id)
+    in_drives = select(Cdrom.vm_id).where(Cdrom.image_id == image.id)
+    vms = select(Vm.name).where(or_(Vm.id.in_(of_disks), Vm.id.in_(in_drives))).order_by(Vm.name)
     clouds = select(Cloud.name).join(CloudImage).where(CloudImage.image_id == image.id).order_by(Cloud.name)
     return ImageUse(*(tuple(session.scalars(query).unique()) for query in (templates, vms, clouds)))
 
@@ -128,13 +131,14 @@ def claim_import(
     virtual_size_mib: int,
     sha256: str,
     stored_sha256: str,
+    iso: bool = False,
     actor: str,
     flow_run_id: str | None = None,
 ) -> ImageClaim:
     """Insert the image as `importing`.
 
     `sha256` is that of the file given, `stored_sha256` that of the file to be stored (they differ where it
-    was converted). Raises Refused.
+    was converted; an ISO image is not). Raises Refused.
     """
     target = check_import(session, request)
     datastore = find(session, Datastore, "datastore", request.datastore)
@@ -156,8 +160,9 @@ def claim_import(
         datastore_id=datastore.id,
         host_id=find(session, Host, "host", target.host.name).id,
         state="importing",
-        file=model.image_file(image_id, target.disk_format),
-        format=target.disk_format,
+        file=model.image_file(image_id, "iso" if iso else target.disk_format),
+        format="raw" if iso else target.disk_format,
+        iso=iso,
         virtual_size_mib=virtual_size_mib,
         size_mib=size_mib,
         sha256=sha256,

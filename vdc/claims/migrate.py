@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
+from vdc.claims.attach import check_ready
 from vdc.claims.deploy import host_ref
 from vdc.claims.terminate import find_vm
 from vdc.errors import Invalid, InvalidState, NoCapacity, Unsupported
@@ -21,7 +22,7 @@ from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.placement import POLICIES, Shape, place
 from vdc.requests import MigrateRequest
-from vdc.schema import Datastore, Disk, Host, Operation, PlacementGroup, Snapshot, Vm, utc_now
+from vdc.schema import Cdrom, Datastore, Disk, Host, Image, Operation, PlacementGroup, Snapshot, Vm, utc_now
 from vdc.states import SETTLED, Desired, VmState, check_allowed, check_move
 from vdc.usage import group_of, host_loads
 
@@ -104,6 +105,7 @@ def claim_move(
         raise InvalidState(f"Machine {vm.name} is migrating: `vdc reconcile` finishes what was begun.")
     check_allowed("migrate", vm.name, state)
     check_move(vm.name, state, VmState.MIGRATING)
+    check_ready(session, vm)
     spec, cold = specs.load(vm.spec), state is VmState.STOPPED
     _check_abilities(session, vm, spec, abilities, cold=cold)
     target, said = _place(session, vm, spec, to, abilities, cold=cold)
@@ -130,7 +132,7 @@ def move_of(session: Session, vm: Vm, claim: Claim) -> Move:
 def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilities, *, cold: bool) -> None:
     if not cold and spec.host.uri not in abilities.migrating:
         raise Unsupported(f"The driver of host {spec.host.name} cannot migrate a running machine.")
-    for datastore in datastores_of(session, vm):
+    for datastore in (*datastores_of(session, vm), *_of_drives(session, vm)):
         if datastore.uri not in abilities.shared:
             raise Unsupported(
                 f"Machine {vm.name} has a disk in datastore {datastore.name}, which each host has for "
@@ -150,6 +152,11 @@ def datastores_of(session: Session, vm: Vm) -> Sequence[Datastore]:
     return session.scalars(query.order_by(Datastore.name)).all()
 
 
+def _of_drives(session: Session, vm: Vm) -> Sequence[Datastore]:
+    query = select(Datastore).join(Image, Image.datastore_id == Datastore.id)
+    return session.scalars(query.join(Cdrom, Cdrom.image_id == Image.id).where(Cdrom.vm_id == vm.id)).all()
+
+
 def _place(
     session: Session, vm: Vm, spec: VmSpec, to: str, abilities: Abilities, *, cold: bool
 ) -> tuple[Host, tuple[str, ...]]:
@@ -162,6 +169,11 @@ def _place(
         loads = [load for load in loads if load.host_id == wanted.id]
     unfit = {host.id: _unfit(host, vm, spec, abilities, cold=cold) for host in hosts.values()}
     excluded = {host_id: reason for host_id, reason in unfit.items() if reason}
+    # All that its disks and drives are in: the first disk's datastore is looked at with the placement.
+    for datastore in (*datastores_of(session, vm), *_of_drives(session, vm)):
+        for load in loads:
+            if datastore.id not in load.datastore_ids:
+                excluded.setdefault(load.host_id, f"it does not mount datastore {datastore.name}")
     datastore_id = session.scalars(select(Disk.datastore_id).where(Disk.vm_id == vm.id)).first()
     networks = frozenset(nic.vnet.uri for nic in spec.nics)
     # It may be about to get more: that too must be there.

@@ -12,7 +12,7 @@ from vdc.access import visible
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.errors import Invalid, InvalidState, NotFound
 from vdc.requests import TerminateRequest
-from vdc.schema import Tenant, Vm
+from vdc.schema import Disk, Tenant, Vm, Volume
 from vdc.states import HOLDING, Desired, VmState, check_terminable
 
 
@@ -61,6 +61,7 @@ def claim_terminate(
             raise InvalidState(
                 f"Machine {vm.name} is protected against deletion: `vdc vm unprotect {vm.name}` first."
             )
+        _check_kept(session, vm)
     batch = open_batch(
         session,
         "terminate",
@@ -76,3 +77,13 @@ def claim_terminate(
         update(Vm).where(Vm.id.in_(holding)).values(desired=Desired.ABSENT, state=VmState.TERMINATING)
     )
     return batch
+
+
+def _check_kept(session: Session, vm: Vm) -> None:
+    """A disk that is on its way out, to be kept, must not go with the machine."""
+    query = select(Volume.name).join(Disk, Disk.volume_id == Volume.id)
+    query = query.where(Disk.vm_id == vm.id, Disk.ready.is_(False), Volume.keep)
+    if name := session.scalars(query).first():
+        raise InvalidState(
+            f"Disk {name} of machine {vm.name} is to be kept, and is not out yet: `vdc reconcile` first."
+        )

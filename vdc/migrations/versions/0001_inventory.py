@@ -306,6 +306,7 @@ def upgrade() -> None:
         sa.Column("virtual_size_mib", sa.Integer(), nullable=False),
         sa.Column("size_mib", sa.Integer(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("iso", sa.Boolean(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_images_datastore_id")),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_images_host_id")),
@@ -410,6 +411,49 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_vms_tenant_id_state"), ["tenant_id", "state"], unique=False)
 
     op.create_table(
+        "volumes",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("live_name", sa.String(length=127), nullable=True),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("owner_id", sa.String(length=36), nullable=True),
+        sa.Column("datastore_id", sa.String(length=36), nullable=False),
+        sa.Column("host_id", sa.String(length=36), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("keep", sa.Boolean(), nullable=False),
+        sa.Column("file", sa.String(length=255), nullable=False),
+        sa.Column("format", sa.String(length=10), nullable=False),
+        sa.Column("size_mib", sa.Integer(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_volumes_datastore_id")),
+        sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_volumes_host_id")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_volumes_owner_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_volumes_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_volumes")),
+        sa.UniqueConstraint("live_name", name=op.f("uq_volumes_live_name")),
+    )
+    with op.batch_alter_table("volumes", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_volumes_datastore_id"), ["datastore_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_volumes_tenant_id"), ["tenant_id"], unique=False)
+
+    op.create_table(
+        "cdroms",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("index", sa.Integer(), nullable=False),
+        sa.Column("image_id", sa.String(length=36), nullable=False),
+        sa.Column("ready", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_cdroms_image_id")),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_cdroms_vm_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cdroms")),
+        sa.UniqueConstraint("vm_id", "image_id", name=op.f("uq_cdroms_vm_id_image_id")),
+        sa.UniqueConstraint("vm_id", "index", name=op.f("uq_cdroms_vm_id_index")),
+    )
+    with op.batch_alter_table("cdroms", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_cdroms_image_id"), ["image_id"], unique=False)
+
+    op.create_table(
         "disks",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("vm_id", sa.String(length=36), nullable=False),
@@ -419,10 +463,14 @@ def upgrade() -> None:
         sa.Column("file", sa.String(length=255), nullable=False),
         sa.Column("format", sa.String(length=10), nullable=False),
         sa.Column("size_mib", sa.Integer(), nullable=False),
+        sa.Column("volume_id", sa.String(length=36), nullable=True),
+        sa.Column("ready", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_disks_datastore_id")),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_disks_image_id")),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_disks_vm_id")),
+        sa.ForeignKeyConstraint(["volume_id"], ["volumes.id"], name=op.f("fk_disks_volume_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_disks")),
+        sa.UniqueConstraint("volume_id", name=op.f("uq_disks_volume_id")),
         sa.UniqueConstraint("vm_id", "index", name=op.f("uq_disks_vm_id_index")),
     )
     with op.batch_alter_table("disks", schema=None) as batch_op:
@@ -457,6 +505,7 @@ def upgrade() -> None:
         sa.Column("address", sa.String(length=39), nullable=False),
         sa.Column("mac", sa.String(length=17), nullable=False),
         sa.Column("device", sa.String(length=15), nullable=False),
+        sa.Column("ready", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_nics_vm_id")),
         sa.ForeignKeyConstraint(["vnet_id"], ["vnets.id"], name=op.f("fk_nics_vnet_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_nics")),
@@ -498,7 +547,8 @@ def upgrade() -> None:
         "usage_events",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("operation_id", sa.String(length=36), nullable=False),
-        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("vm_id", sa.String(length=36), nullable=True),
+        sa.Column("volume_id", sa.String(length=36), nullable=True),
         sa.Column("tenant_id", sa.String(length=36), nullable=False),
         sa.Column("kind", sa.String(length=30), nullable=False),
         sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
@@ -513,14 +563,19 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_usage_events_tenant_id")),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_usage_events_vm_id")),
+        sa.ForeignKeyConstraint(["volume_id"], ["volumes.id"], name=op.f("fk_usage_events_volume_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_events")),
         sa.UniqueConstraint(
             "operation_id", "vm_id", "kind", name=op.f("uq_usage_events_operation_id_vm_id_kind")
+        ),
+        sa.UniqueConstraint(
+            "operation_id", "volume_id", "kind", name=op.f("uq_usage_events_operation_id_volume_id_kind")
         ),
     )
     with op.batch_alter_table("usage_events", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_usage_events_tenant_id_at"), ["tenant_id", "at"], unique=False)
         batch_op.create_index(batch_op.f("ix_usage_events_vm_id"), ["vm_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_usage_events_volume_id"), ["volume_id"], unique=False)
 
     # ### end Alembic commands ###
 
@@ -528,6 +583,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
     with op.batch_alter_table("usage_events", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_usage_events_volume_id"))
         batch_op.drop_index(batch_op.f("ix_usage_events_vm_id"))
         batch_op.drop_index(batch_op.f("ix_usage_events_tenant_id_at"))
 
@@ -547,6 +603,15 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_disks_datastore_id"))
 
     op.drop_table("disks")
+    with op.batch_alter_table("cdroms", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_cdroms_image_id"))
+
+    op.drop_table("cdroms")
+    with op.batch_alter_table("volumes", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_volumes_tenant_id"))
+        batch_op.drop_index(batch_op.f("ix_volumes_datastore_id"))
+
+    op.drop_table("volumes")
     with op.batch_alter_table("vms", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_vms_tenant_id_state"))
         batch_op.drop_index(batch_op.f("ix_vms_target_host_id"))
