@@ -16,7 +16,7 @@ from tests.lab_fixture import LabAccess
 from vdc import catalog, inventory
 from vdc.inventory import read_session, write_session
 from vdc.model import nic_device
-from vdc.schema import Nic, Operation, Vm
+from vdc.schema import Nic, Operation, Vm, Volume
 from vdc.settings import Settings
 from vdc.states import HOLDING, VmState
 
@@ -74,8 +74,9 @@ class Datacenter:
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
                 if vm.state in (VmState.RUNNING, VmState.PAUSED):
                     ports |= {nic_device(vm.id, n.index) for n in spec.nics}
-            addresses = [nic.address for nic in session.query(Nic)]
-            assert len(set(addresses)) == len(addresses) == len(live)
+            files |= {volume.file for volume in session.query(Volume).filter(Volume.state == "kept")}
+            addresses = [(nic.vnet_id, nic.address) for nic in session.query(Nic)]
+            assert len(set(addresses)) == len(addresses) == sum(len(specs.load(vm.spec).nics) for vm in live)
         assert self.domains() == expected
         assert self.files() == files
         assert self.ports() == ports

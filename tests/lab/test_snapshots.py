@@ -41,8 +41,9 @@ class Guest:
         with read_session(datacenter.url) as session:
             vm = session.query(Vm).filter(Vm.name == name, Vm.state.in_(HOLDING)).one()
             self.vm_id, self.host = vm.id, str(vm.spec["host"]["name"])
-            self.address = session.query(Nic.address).filter(Nic.vm_id == vm.id).scalar()
-            self.file = datacenter.store / str(session.query(Disk.file).filter(Disk.vm_id == vm.id).scalar())
+            self.address = session.query(Nic.address).filter(Nic.vm_id == vm.id, Nic.index == 0).scalar()
+            root = session.query(Disk.file).filter(Disk.vm_id == vm.id, Disk.index == 0).scalar()
+            self.file = datacenter.store / str(root)
         self._probe: Probe = open_probe(datacenter.lab.lab.lab_id, 300, "10.3.0.250/24")
 
     def boot_id(self) -> str:

@@ -1,0 +1,148 @@
+"""A real guest that gets disks, an ISO image and a card while it runs, and tells of them from inside."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from deployments.lab.probe import open_probe
+from drivers.seed import build_seed
+from tests.flows import run
+from tests.flows.processes import Processes
+from tests.lab.datacenter import Datacenter
+from tests.lab.guests import says, wait_for
+from tests.lab.test_flows import start
+from tests.lab.test_snapshots import Guest, _busy, guest
+from vdc import catalog
+from vdc.inventory import read_session, write_session
+from vdc.model import ContextSpec
+from vdc.schema import Image, Vnet, Volume
+
+__all__ = ["guest", "start"]
+
+pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(600)]
+
+KILLED_TIMES = 4
+BACK = 301
+"""VLAN of the second network."""
+
+
+def disks(of: Guest) -> set[str]:
+    """What the guest calls its disks."""
+    return set(of.sh("cd /sys/block; ls -d vd* 2>/dev/null").split())
+
+
+@pytest.fixture
+def furnished(clean: Datacenter, tmp_path: Path) -> Datacenter:
+    """With an ISO image `tools` and a network `back`."""
+    with read_session(clean.url) as session:
+        known = {i.name for i in session.query(Image)} | {v.name for v in session.query(Vnet)}
+    if "tools" not in known:
+        (tmp_path / "tools.iso").write_bytes(build_seed(ContextSpec("from-the-disc"), "tools", ()))
+        run.import_image(file=str(tmp_path / "tools.iso"), name="tools", datastore="shared")
+    if "back" not in known:
+        with write_session(clean.url) as session:
+            net = {"uri": "vlan://ovsbr0", "needs_vlan": True, "vlan_id": BACK, "cidr": "10.4.0.0/24"}
+            catalog.create_vnet(session, "back", **net, actor="test")  # type: ignore[arg-type]
+    return clean
+
+
+def test_the_guest_sees_what_comes_and_what_goes(furnished: Datacenter, guest: Guest) -> None:
+    boot = guest.boot_id()
+    assert disks(guest) == {"vda"}
+
+    # An empty disk, which takes what is written to it wherever the machine goes.
+    run.attach_disk("web", size_mib=64, name="data")
+    furnished.assert_agrees()
+    wait_for(lambda: disks(guest) == {"vda", "vdb"}, "the disk is seen", 60)
+    assert int(guest.sh("cat /sys/block/vdb/size")) == 64 * 2048
+    guest.sh("printf kept | dd of=/dev/vdb bs=512 conv=notrunc 2>/dev/null; sync")
+
+    # A disc, that can only be read.
+    run.attach_disk("web", iso="tools")
+    look = "mkdir -p /disc; mount -t iso9660 -o ro /dev/sr1 /disc && cat /disc/meta-data; umount /disc"
+    wait_for(lambda: "from-the-disc" in guest.sh(look), "the disc is read", 60)
+    assert (
+        guest.sh(
+            "cat /sys/block/sr1/ro; dd if=/dev/zero of=/dev/sr1 count=1 2>/dev/null || echo refused"
+        ).split()[-1]
+        == "refused"
+    )
+
+    # A card, that answers on its network.
+    run.attach_nic("web", "back", "10.4.0.9")
+    furnished.assert_agrees()
+    probe = open_probe(furnished.lab.lab.lab_id, BACK, "10.4.0.250/24")
+    answer = wait_for(lambda: says(probe, "10.4.0.9"), "the card answers", 60)
+    assert answer["boot_id"] == boot
+    assert "10.4.0.9/24" in answer["addresses"]
+
+    # All of it goes along, running and stopped.
+    run.migrate("web")
+    moved = Guest(furnished, "web")
+    assert moved.host != guest.host
+    assert says(probe, "10.4.0.9")["boot_id"] == boot == moved.boot_id()
+    assert moved.sh("head -c 4 /dev/vdb") == "kept"
+    assert "from-the-disc" in moved.sh(look)
+    assert run.reconcile() == []
+    run.power("stop", "web", timeout_s=60)
+    run.migrate("web", guest.host)
+    run.power("start", "web")
+    back = Guest(furnished, "web")
+    assert back.boot_id() != boot
+    assert disks(back) == {"vda", "vdb"}
+    wait_for(lambda: says(probe, "10.4.0.9"), "the card answers after a start", 60)
+    assert "from-the-disc" in back.sh(look)
+
+    # And out again.
+    run.detach_nic("web", "back")
+    run.detach_disk("web", "tools")
+    run.detach_disk("web", "data", keep=True)
+    furnished.assert_agrees()
+    assert disks(back) == {"vda"}
+    assert back.sh("ls /sys/block | grep -c sr").strip() == "1"
+    assert back.sh("ls /sys/class/net").split() == ["eth0", "lo"]
+    assert not says(probe, "10.4.0.9")
+
+    # What was kept comes back with what is on it, into a machine that is off too.
+    run.power("stop", "web", timeout_s=60)
+    run.attach_disk("web", volume="data")
+    run.power("start", "web")
+    assert back.sh("head -c 4 /dev/vdb") == "kept"
+    run.detach_disk("web", "data")
+    assert disks(back) == {"vda"}
+    furnished.assert_agrees()
+    assert run.reconcile() == []
+    assert run.verify_problems() == []
+
+
+def test_killed_at_random_points_a_disk_is_in_or_out(
+    furnished: Datacenter, guest: Guest, start: Processes
+) -> None:
+    chance = random.Random(20261124)
+    guest.boot_id()
+    there = False
+    for n in range(KILLED_TIMES):
+        child = start.start(_detach if there else _attach, "web")
+        wait_for(lambda: _busy(furnished) or not child.process.is_alive(), "it begins", 60)  # noqa: B023
+        child.process.join(chance.uniform(0.0, 0.5))
+        if child.process.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.process.join(30)
+        run.reconcile()
+        furnished.assert_agrees()
+        with read_session(furnished.url) as session:
+            there = session.query(Volume).filter(Volume.state == "attached").count() > 0
+        wait_for(lambda: disks(guest) == ({"vda", "vdb"} if there else {"vda"}), f"try {n}", 60)  # noqa: B023
+
+
+def _attach(vm: str) -> str:
+    return run.attach_disk(vm, size_mib=8, name="data")
+
+
+def _detach(vm: str) -> str:
+    return run.detach_disk(vm, "data")
