@@ -139,14 +139,15 @@ def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
 
 def plug_plan(asked: Plug) -> None:
     left = "**Quota left**: " + (", ".join(asked.quota_left) or "no limit")
-    what = f"{asked.spec.name} on host {asked.spec.host.name}: {asked.kind}, {asked.name}."
-    publish(f"{asked.kind.replace(' ', '-')}-plan", what, left)
+    verb = "to get" if asked.attaches else "to lose"
+    what = f"{asked.spec.name} on host {asked.spec.host.name} is {verb} {asked.name}."
+    publish(f"{asked.kind}-plan", what, left)
 
 
 def plug_result(asked: Plug, said: str) -> None:
     """Of attaching and of detaching."""
     where = f"{asked.spec.name} on host {asked.spec.host.name}: {said}"
-    publish(f"{asked.kind.replace(' ', '-')}-result", where)
+    publish(f"{asked.kind}-result", where)
 
 
 def drain_plan(request: DrainRequest, claim: Drain) -> None:

@@ -74,7 +74,7 @@ class Rule:
 
 _SWITCH = ("start", "stop", "reboot", "reset", "pause", "resume", "suspend")
 _KEEP = ("snapshot", "revert", "delete-snapshot", "save-as")
-_PLUG = ("disk attach", "disk detach", "nic attach", "nic detach")
+_PLUG = ("attach-disk", "detach-disk", "attach-nic", "detach-nic")
 _MARK = ("hold", "release", "protect", "unprotect", "rename")
 
 RULES = (

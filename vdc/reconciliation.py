@@ -555,7 +555,7 @@ def claim_unfinished_devices(
 ) -> list[Plug]:
     """Open an operation on each machine that has a device half in and half out, on hosts that answer."""
     seen = [host.host.name for host in world.hosts if not host.error]
-    at_rest = OPERATIONS[attach.DETACH_DISK]
+    at_rest = OPERATIONS[attach.KINDS[attach.DETACH_DISK]]
     query = select(Vm).join(Host, Host.id == Vm.host_id).where(Vm.state.in_(at_rest), Host.name.in_(seen))
     half = (select(t.vm_id).where(t.ready.is_(False)) for t in (Disk, Cdrom, Nic))
     plugs = []

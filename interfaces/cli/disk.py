@@ -34,17 +34,18 @@ def list_(tenant: str, as_json: bool) -> None:
 
 @group.command()
 @click.argument("name")
-@click.option("--tenant", default="default", show_default=True, help="Whose disk it is.")
+@click.option("--tenant", default="", help="Whose disk it is; none given: yours, else `default`.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
 @json_option
 def remove(name: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     """Remove a kept disk for good, with what is on it."""
     from interfaces.cli.running import run_flow
-    from interfaces.cli.session import writing
+    from interfaces.cli.session import own_tenant, writing
     from vdc.claims.volumes import claim_remove
     from vdc.requests import RemoveDiskRequest
     from vdc.schema import Volume
 
+    tenant = tenant or own_tenant()
     request = RemoveDiskRequest(disk=name, tenant=tenant)
     with writing(commit=False) as session:
         asked = claim_remove(session, request, actor=actor())

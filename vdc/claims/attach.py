@@ -43,10 +43,15 @@ from vdc.schema import (
 from vdc.states import VmState, check_allowed
 from vdc.usage import Use, check_quota
 
-ATTACH_DISK, DETACH_DISK = "disk attach", "disk detach"
-ATTACH_NIC, DETACH_NIC = "nic attach", "nic detach"
-KINDS = (ATTACH_DISK, DETACH_DISK, ATTACH_NIC, DETACH_NIC)
-"""Kinds of operations, as vdc.states has them."""
+ATTACH_DISK, DETACH_DISK = "attach-disk", "detach-disk"
+ATTACH_NIC, DETACH_NIC = "attach-nic", "detach-nic"
+KINDS = {
+    ATTACH_DISK: "disk attach",
+    DETACH_DISK: "disk detach",
+    ATTACH_NIC: "nic attach",
+    DETACH_NIC: "nic detach",
+}
+"""Kind of the operation -> its name in vdc.states, which is that of the command."""
 
 MAX_DISK_MIB = 64 * 1024 * 1024
 
@@ -286,7 +291,7 @@ def _open(
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: only machines on hosts get disks and cards.")
-    check_allowed(kind, vm.name, VmState(vm.state))
+    check_allowed(KINDS[kind], vm.name, VmState(vm.state))
     check_ready(session, vm)
     _check_snapshots(session, vm, kind)
     return vm, claim, device_id
