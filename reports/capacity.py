@@ -18,8 +18,8 @@ from reports.trend import ENOUGH_DAYS, trend
 from reports.usage import read_events, spans
 from vdc.access import check
 from vdc.months import Window
-from vdc.schema import Datastore, Disk, Host, Nic, Tenant, Vnet
-from vdc.usage import host_loads
+from vdc.schema import Datastore, Host, Nic, Tenant, Vnet
+from vdc.usage import host_loads, promised_mib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,9 +62,7 @@ def hosts(session: Session) -> pd.DataFrame:
 
 def datastores(session: Session) -> pd.DataFrame:
     """A row a datastore. `promised_mib` is what disks may grow to; `used_mib` what is really taken."""
-    promised = dict(
-        session.execute(select(Disk.datastore_id, func.sum(Disk.size_mib)).group_by(Disk.datastore_id)).all()
-    )
+    promised = promised_mib(session)
     rows = []
     for store in session.scalars(select(Datastore).order_by(Datastore.name)):
         capacity, free = store.capacity_mib, store.free_mib
@@ -73,8 +71,8 @@ def datastores(session: Session) -> pd.DataFrame:
                 "datastore": store.name,
                 "capacity_mib": capacity,
                 "used_mib": None if capacity is None or free is None else capacity - free,
-                "promised_mib": int(promised.get(store.id, 0)),
-                "over_commit": _share(int(promised.get(store.id, 0)), capacity or 0),
+                "promised_mib": promised.get(store.id, 0),
+                "over_commit": _share(promised.get(store.id, 0), capacity or 0),
                 "observed_at": store.observed_at,
             }
         )

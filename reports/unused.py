@@ -1,4 +1,4 @@
-"""What is kept and not used: machines that are off or idle, images, snapshots; and what they cost."""
+"""What is kept and not used: machines that are off or idle, disks, images, snapshots; and what they cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from reports.report import Report, Section
 from vdc.access import check
 from vdc.pricing import per_hour, per_month
-from vdc.schema import Disk, Image, Sample, Snapshot, Template, Tenant, UsageEvent, Vm
+from vdc.schema import Cdrom, Disk, Image, Sample, Snapshot, Template, Tenant, UsageEvent, Vm, Volume
 from vdc.states import VmState
 from vdc.tariff import Tariff
 
@@ -92,9 +92,37 @@ def machines_idle(session: Session, prices: Tariff, now: datetime, days: int = D
     return _sorted(rows, "machine tenant vcpu memory_mib cpu_percent bytes_a_day a_month")
 
 
+def disks(session: Session, prices: Tariff, now: datetime, days: int = DAYS) -> pd.DataFrame:
+    """A row a disk that no machine has had for so many days: `disk tenant size_mib since days a_month`."""
+    kept_at = select(UsageEvent.volume_id, func.max(UsageEvent.at).label("at"))
+    kept_at = kept_at.where(UsageEvent.volume_id.is_not(None)).group_by(UsageEvent.volume_id).subquery()
+    query = (
+        select(Volume.name, Tenant.name, Volume.size_mib, func.coalesce(kept_at.c.at, Volume.created_at))
+        .join(Tenant, Tenant.id == Volume.tenant_id)
+        .outerjoin(kept_at, kept_at.c.volume_id == Volume.id)
+        .where(Volume.state == "kept")
+    )
+    rows = [
+        {
+            "disk": name,
+            "tenant": tenant,
+            "size_mib": size_mib,
+            "since": since,
+            "days": (now - since).days,
+            "a_month": per_month(per_hour(prices, 0, 0, size_mib)),
+        }
+        for name, tenant, size_mib, since in session.execute(query)
+        if now - since >= timedelta(days=days)
+    ]
+    return _sorted(rows, "disk tenant size_mib since days a_month")
+
+
 def images(session: Session, now: datetime, days: int = DAYS) -> pd.DataFrame:
-    """A row an image of which no disk and no template was made: `image tenant size_mib since days`."""
-    used = set(session.scalars(select(Disk.image_id))) | set(session.scalars(select(Template.image_id)))
+    """A row an image of which no disk and no template was made, and that is in no drive.
+
+    Columns: `image tenant size_mib since days`.
+    """
+    used = {i for table in (Disk, Cdrom, Template) for i in session.scalars(select(table.image_id))}
     query = select(Image, Tenant.name).outerjoin(Tenant, Tenant.id == Image.tenant_id).order_by(Image.name)
     return pd.DataFrame(
         [
@@ -142,11 +170,13 @@ def unused(session: Session, now: datetime, prices: Tariff, days: int = DAYS) ->
     """The report; `prices` are the site's list prices."""
     check(session, "report.see")
     off, idle = machines_off(session, prices, now, days), machines_idle(session, prices, now, days)
+    kept = disks(session, prices, now, days)
     old_images, old_snapshots = images(session, now, days), snapshots(session, now, days)
     disk_mib = int(off["disk_mib"].sum())
     words = [
         f"Machines that have been off for {days} days or more: {len(off)}, with {disk_mib:,} MiB of disk.",
         f"Machines that ran through {days} days and did next to nothing: {len(idle)}.",
+        f"Disks that no machine has had for {days} days: {len(kept)}, {int(kept['size_mib'].sum()):,} MiB.",
         f"Images unused for {days} days: {len(old_images)}; older snapshots: {len(old_snapshots)}.",
     ]
     a_month = f"A month: of their disks, at list prices, in {prices.currency}."
@@ -158,6 +188,7 @@ def unused(session: Session, now: datetime, prices: Tariff, days: int = DAYS) ->
         [
             Section("machines_off", "Machines that are off", off, "There is none.", a_month),
             Section("machines_idle", "Machines that are idle", idle, "There is none.", IDLE),
+            Section("disks", "Kept disks", kept, "There is none.", a_month),
             Section("images", "Images", old_images, "There is none."),
             Section("snapshots", "Snapshots", old_snapshots, "There is none.", OLD),
         ],
@@ -189,5 +220,6 @@ def _rise(counter: pd.Series) -> float:
 
 def _sorted(rows: list[dict[str, Any]], columns: str) -> pd.DataFrame:
     """The dearest first."""
-    rows.sort(key=lambda row: (-row["a_month"], row["machine"]))
-    return pd.DataFrame(rows, columns=columns.split())
+    names = columns.split()
+    rows.sort(key=lambda row: (-row["a_month"], row[names[0]]))
+    return pd.DataFrame(rows, columns=names)

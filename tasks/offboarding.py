@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import task
 
+from tasks import attaching
 from tasks.batches import claimed, conclude, fenced, read, recorded
 from tasks.export_directory import MANIFEST
 from tasks.images import remove_and_record
@@ -16,7 +17,7 @@ from tasks.leaving import remove_machines
 from tasks.retrying import retrying
 from vdc.claims.terminate import claim_terminate
 from vdc.errors import Invalid, OperationFailed, Superseded, VdcError
-from vdc.offboarding import Leaving, Offboarded, claim_images, read_export, record_offboarded
+from vdc.offboarding import Leaving, Offboarded, claim_images, claim_volumes, read_export, record_offboarded
 from vdc.operations import Fence, close
 from vdc.requests import OffboardTenantRequest, TerminateRequest
 
@@ -62,6 +63,10 @@ def offboard(leaving: Leaving, request: OffboardTenantRequest) -> Offboarded:
                 batch = claimed(claim_terminate, asked)
                 remove_machines(batch)
                 conclude(batch)
+            disks = claimed(claim_volumes, leaving.tenant_id)
+            with fenced(*(disk.claim for disk in disks)) as disks_fence:
+                for disk in disks:
+                    attaching.remove_and_record(disk, disks_fence)
             images = claimed(claim_images, leaving.tenant_id)
             with fenced(*(image.claim for image in images)) as images_fence:
                 for image in images:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from vdc.access import asking, check
 from vdc.accounts import revoke_tokens
 from vdc.claims.images import DELETE as DELETE_IMAGE
 from vdc.claims.images import ImageClaim, claim_of, image_use, leaving, named
+from vdc.claims.volumes import Removal, open_removal
 from vdc.errors import Invalid, InvalidState
 from vdc.names import find
 from vdc.operations import Claim, Opening
@@ -38,6 +40,7 @@ from vdc.schema import (
     User,
     Vm,
     Vnet,
+    Volume,
     utc_now,
 )
 from vdc.states import HOLDING
@@ -45,8 +48,10 @@ from vdc.states import HOLDING
 OFFBOARD = "offboard"
 """Kind of the operation."""
 
-KEPT = frozenset({"bills", "credit_notes", "usage_events", "operations", "refusals", "vms"})
-"""Tables in which rows of a tenant that is gone stay; of machines only those that ended."""
+KEPT = frozenset({"bills", "credit_notes", "usage_events", "operations", "refusals", "vms", "volumes"})
+"""Tables in which rows of a tenant that is gone stay; of machines and disks only those that ended."""
+
+LIVE = {"vms": HOLDING, "volumes": frozenset({"attached", "kept", "removing"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Leaving:
     tenant_id: str
     tenant: str
     machines: tuple[tuple[str, str], ...]
+    disks: tuple[str, ...]
+    """Kept ones; those of machines go with them."""
     images: tuple[str, ...]
     users: tuple[str, ...]
     templates: tuple[str, ...]
@@ -70,6 +77,7 @@ class Offboarded:
     tenant: str
     export: str
     machines: tuple[str, ...]
+    disks: tuple[str, ...]
     images: tuple[str, ...]
     users: tuple[str, ...]
     templates: tuple[str, ...]
@@ -140,16 +148,24 @@ def _leaving(session: Session, tenant: Tenant, claim: Claim) -> Leaving:
 
     live = select(Vm.id, Vm.name).where(Vm.tenant_id == tenant.id, Vm.state.in_(HOLDING)).order_by(Vm.name)
     machines = tuple((vm_id, name) for vm_id, name in session.execute(live))
+    disks = tuple(volume.name for volume in _volumes(session, tenant.id))
     return Leaving(
         claim,
         tenant.id,
         tenant.name,
         machines,
+        disks,
         names(Image),
         names(User),
         names(Template),
         names(Vnet),
     )
+
+
+def _volumes(session: Session, tenant_id: str) -> Sequence[Volume]:
+    """Those that no machine has."""
+    theirs = select(Volume).where(Volume.tenant_id == tenant_id, Volume.state.in_(("kept", "removing")))
+    return session.scalars(theirs.order_by(Volume.name)).all()
 
 
 def read_export(session: Session, tenant_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -166,10 +182,18 @@ def read_export(session: Session, tenant_id: str) -> dict[str, list[dict[str, An
     return {
         "accounts": rows(User, "password_hash", order=User.name),
         "machines": rows(Vm, "live_name", order=Vm.created_at),
+        "disks": rows(Volume, "live_name", order=Volume.created_at),
         "usage": rows(UsageEvent, order=UsageEvent.at),
         "bills": rows(Bill, order=Bill.number),
         "journal": rows(Operation, "owner", "open_key", "epoch", order=Operation.started_at),
     }
+
+
+def claim_volumes(
+    session: Session, tenant_id: str, *, actor: str, flow_run_id: str | None = None
+) -> list[Removal]:
+    """Open the removal of the tenant's kept disks."""
+    return [open_removal(session, volume, {}, actor, flow_run_id) for volume in _volumes(session, tenant_id)]
 
 
 def claim_images(
@@ -218,6 +242,7 @@ def record_offboarded(session: Session, done: Leaving, export: str) -> Offboarde
         done.tenant,
         export,
         tuple(name for _, name in done.machines),
+        done.disks,
         done.images,
         done.users,
         done.templates,
@@ -236,11 +261,11 @@ def _count(session: Session, tenant_id: str) -> tuple[dict[str, int], dict[str, 
             continue
         query = select(func.count()).select_from(table).where(table.c.tenant_id == tenant_id)
         count = session.scalar(query) or 0
-        if table.name == "vms":
-            live = session.scalar(query.where(table.c.state.in_(HOLDING))) or 0
+        if live_states := LIVE.get(table.name):
+            live = session.scalar(query.where(table.c.state.in_(live_states))) or 0
             count -= live
             if live:
-                left["vms"] = live
+                left[table.name] = live
         if count:
             (kept if table.name in KEPT else left)[table.name] = count
     return left, kept
@@ -277,6 +302,7 @@ def _erase(session: Session, user: User, tenant_id: str) -> None:
     session.execute(update(Vm).where(Vm.owner_id == user.id).values(owner_id=None))
     session.execute(update(Image).where(Image.owner_id == user.id).values(owner_id=None))
     session.execute(update(Template).where(Template.owner_id == user.id).values(owner_id=None))
+    session.execute(update(Volume).where(Volume.owner_id == user.id).values(owner_id=None))
     session.execute(delete(Share).where(Share.user_id == user.id))
     session.execute(delete(Token).where(Token.user_id == user.id))
     session.delete(user)

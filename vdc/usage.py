@@ -68,7 +68,9 @@ RUNNING = or_(
 
 
 def tenant_use(session: Session, tenant_id: str) -> Use:
-    return _use(session, Vm.tenant_id == tenant_id, Image.tenant_id == tenant_id, Volume.tenant_id == tenant_id)
+    return _use(
+        session, Vm.tenant_id == tenant_id, Image.tenant_id == tenant_id, Volume.tenant_id == tenant_id
+    )
 
 
 def user_use(session: Session, user_id: str) -> Use:
@@ -106,6 +108,17 @@ def _use(session: Session, vms_of: Any, images_of: Any, volumes_of: Any) -> Use:
         session.scalar(select(func.count(Image.id)).where(images_of)) or 0,
         session.scalar(addresses.where(live, Vnet.tenant_id.is_(None))) or 0,
     )
+
+
+def promised_mib(session: Session) -> dict[str, int]:
+    """What disks may grow to, of machines and kept ones, by the id of their datastore."""
+    promised: dict[str, int] = {}
+    tables: Any = ((Disk, Disk.datastore_id.is_not(None)), (Volume, Volume.state.in_(("kept", "removing"))))
+    for table, of in tables:
+        query = select(table.datastore_id, func.sum(table.size_mib)).where(of).group_by(table.datastore_id)
+        for datastore_id, size_mib in session.execute(query):
+            promised[datastore_id] = promised.get(datastore_id, 0) + int(size_mib)
+    return promised
 
 
 def check_quota(session: Session, tenant: Tenant, adding: Use, owner_id: str | None = None) -> list[str]:

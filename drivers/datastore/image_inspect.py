@@ -53,6 +53,8 @@ _OTHER_FORMATS = (
     (257, b"ustar", "a tar archive (or an OVA)"),
 )
 _ISO = (32769, b"CD001")  # ISO 9660
+_ISO_NAME = slice(32808, 32840)
+_SEED_NAME = b"cidata"
 _DISK_SIGNATURES = (
     (510, b"\x55\xaa"),  # MBR, and FAT or NTFS without partitions
     (512, b"EFI PART"),  # GPT
@@ -110,8 +112,7 @@ def inspect(
         found = _checksum(file, size, progress)
     if sha256 and found != sha256.lower():
         raise Invalid(f"{path} has the wrong checksum: sha256 {found}, expected {sha256.lower()}.")
-    offset, mark = _ISO
-    iso = image_format == "raw" and head[offset : offset + len(mark)] == mark
+    iso = image_format == "raw" and _is_iso(head)
     return ImageFacts(image_format, -(-virtual_size // MIB), size, found, iso)
 
 
@@ -178,6 +179,16 @@ def _check_raw(path: Path, head: bytes) -> None:
             f"{path} is not a disk image: neither a qcow2 nor a raw disk with a boot sector, "
             "a partition table or a file system."
         )
+    if _is_iso(head) and head[_ISO_NAME].strip().lower() == _SEED_NAME:
+        raise Invalid(
+            f"{path} is named cidata, as the seeds of machines are: a guest could take it for its own. "
+            "Make it again with another volume name."
+        )
+
+
+def _is_iso(head: bytes) -> bool:
+    offset, mark = _ISO
+    return head[offset : offset + len(mark)] == mark
 
 
 def _ask_qemu_img(path: Path, image_format: str, timeout_s: float) -> int:

@@ -25,7 +25,7 @@ from vdc.schema import (
     Volume,
 )
 from vdc.states import HOLDING
-from vdc.usage import host_loads, tenant_use
+from vdc.usage import host_loads, promised_mib, tenant_use
 
 Rows = list[dict[str, Any]]
 
@@ -64,14 +64,7 @@ def hosts(session: Session) -> Rows:
 
 def datastores(session: Session) -> Rows:
     """`allocated_mib` is what machines and images were promised; overlays take less on the disk."""
-    promised = dict(
-        session.execute(select(Disk.datastore_id, func.sum(Disk.size_mib)).group_by(Disk.datastore_id)).all()
-    )
-    kept = select(Volume.datastore_id, func.sum(Volume.size_mib)).where(
-        Volume.state.in_(("kept", "removing"))
-    )
-    for datastore_id, size_mib in session.execute(kept.group_by(Volume.datastore_id)):
-        promised[datastore_id] = promised.get(datastore_id, 0) + size_mib
+    promised = promised_mib(session)
     counted = dict(
         session.execute(
             select(HostDatastore.datastore_id, func.count()).group_by(HostDatastore.datastore_id)

@@ -149,7 +149,7 @@ def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_js
     check_directory(directory, name)
     with writing(commit=False) as session:
         asked = claim_offboard(session, request, actor=actor())
-    what = {key: getattr(asked, key) for key in ("images", "users", "templates", "vnets")}
+    what = {key: getattr(asked, key) for key in ("disks", "images", "users", "templates", "vnets")}
     plan = {"tenant": name, "export": str(directory), "machines": [vm for _, vm in asked.machines], **what}
     if only_plan:
         if as_json:
@@ -177,7 +177,7 @@ def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_js
 
 
 def _print_removed(plan: dict[str, Any]) -> None:
-    for what in ("machines", "images", "templates", "vnets", "users"):
+    for what in ("machines", "disks", "images", "templates", "vnets", "users"):
         print_line(f"  {what}: {', '.join(plan[what]) or 'none'}")
 
 

@@ -80,11 +80,13 @@ def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
 
 @pytest.fixture
 def acme(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
-    """Tenant acme with alice, two machines, an image of its own, and a bill."""
+    """Tenant acme with alice, two machines, a kept disk, an image of its own, and a bill."""
     with settings(tenant_uplink=site.sim.network_uri(), database_url=site.url):
         file = _file(tmp_path, "acme", "alice", machines=2)
         assert _vdc(capsys, "tenant", "onboard", file)[0] == 0
     run.clone_image("tiny", "acme-own", tenant="acme")
+    run.attach_disk("m-1", size_mib=8, name="data")
+    run.detach_disk("m-1", "data", keep=True)
     with write_session(site.url) as session:
         tenant = session.scalars(select(Tenant).where(Tenant.name == "acme")).one()
         accounts.issue_token(session, "alice", 1, actor=ACTOR)
@@ -110,7 +112,7 @@ def test_a_tenant_goes_whatever_fails_on_the_way(
     assert acme.rows() == before
     code, plan, _ = _vdc(capsys, *offboard, "--with-machines", "--plan")
     assert code == 0
-    assert "machines: m-1, m-2\n  images: acme-own\n  templates: acme-web\n" in plan
+    assert "machines: m-1, m-2\n  disks: data\n  images: acme-own\n  templates: acme-web\n" in plan
     assert acme.rows() == before
     assert not out.exists()
     with settings(database_url=acme.url, retries=0):
@@ -123,9 +125,10 @@ def test_a_tenant_goes_whatever_fails_on_the_way(
         assert "Run it again" in err
         with pytest.raises(Exception, match="acme is leaving"):
             run.deploy(template="tiny", tenant="acme")
-        acme.sim.fail_next("datastore.ensure_removed")
-        code, _, err = _vdc(capsys, *offboard, "--with-machines")
-        assert code == 1, err
+        for _ in ("disk", "image"):
+            acme.sim.fail_next("datastore.ensure_removed")
+            code, _, err = _vdc(capsys, *offboard, "--with-machines")
+            assert code == 1, err
         code, said, err = _vdc(capsys, *offboard, "--with-machines", "--json")
     assert code == 0, err
     done = json.loads(said)
@@ -151,7 +154,7 @@ def _assert_gone(site: Site) -> None:
 
 def _assert_exported(directory: Path) -> None:
     files = {file.name for file in directory.iterdir()}
-    tables = {"accounts", "machines", "usage", "bills", "journal"}
+    tables = {"accounts", "machines", "disks", "usage", "bills", "journal"}
     written = {f"{table}.{kind}" for table in tables for kind in ("csv", "json")}
     assert files == {"offboarding.json", "bill-1.json"} | written
     machines = json.loads((directory / "machines.json").read_text())

@@ -68,6 +68,14 @@ def test_raw_disk_by_its_signature(tmp_path: Path, offset: int, signature: bytes
     assert (facts.format, facts.virtual_size_mib) == ("raw", 1)
 
 
+@pytest.mark.parametrize("name", [b"cidata", b"CIDATA" + b" " * 26])
+def test_a_disc_that_a_guest_would_take_for_its_seed(tmp_path: Path, name: bytes) -> None:
+    disc = patched(signed(tmp_path / "disc.iso", 32769, b"CD001"), 32808, name.ljust(32))
+    with pytest.raises(Invalid, match="named cidata, as the seeds of machines are"):
+        inspect(disc)
+    assert inspect(patched(disc, 32808, b"cidata-2".ljust(32))).iso
+
+
 def test_size_is_rounded_up(tmp_path: Path) -> None:
     assert inspect(signed(tmp_path / "disk.raw", 510, b"\x55\xaa", MIB + 512)).virtual_size_mib == 2
 

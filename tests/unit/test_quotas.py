@@ -15,25 +15,37 @@ from interfaces.cli.main import cli
 from tests.flows.site import ACTOR, Site
 from vdc import access, accounts, catalog, quotas
 from vdc.access import Actor, Role
+from vdc.claims.attach import claim_attach_disk, claim_attach_nic, claim_detach_disk
 from vdc.claims.deploy import claim_deploy
 from vdc.claims.power import claim_power
 from vdc.claims.resize import claim_resize
 from vdc.claims.saving import claim_clone, claim_save
 from vdc.claims.snapshot import claim_snapshot
+from vdc.claims.volumes import claim_remove, record_removed
 from vdc.errors import Forbidden, Invalid, QuotaExceeded
 from vdc.inventory import read_session, write_session
 from vdc.model import Abilities
 from vdc.pricing import ListPrices
-from vdc.records import Outcome, close_batch, record_provisioned
+from vdc.records import (
+    Outcome,
+    close_batch,
+    record_attached,
+    record_detached,
+    record_provisioned,
+)
 from vdc.requests import (
+    AttachDiskRequest,
+    AttachNicRequest,
     CloneImageRequest,
     DeployRequest,
+    DetachDiskRequest,
     PowerRequest,
+    RemoveDiskRequest,
     ResizeRequest,
     SaveAsRequest,
     SnapshotRequest,
 )
-from vdc.schema import Operation, Tenant, User, Vm, Vnet
+from vdc.schema import Operation, Tenant, User, Vm, Vnet, utc_now
 from vdc.states import Desired, VmState
 from vdc.usage import tenant_use, user_use
 
@@ -166,6 +178,44 @@ def test_growing_is_within_the_quota_of_the_one_whose_machine_it_is(site: Site) 
     ):
         with pytest.raises(QuotaExceeded, match=says), write_session(site.url) as session:
             claim_resize(session, ResizeRequest(vm="web", **asked), actor=ACTOR)
+
+
+@pytest.mark.parametrize(
+    ("whose", "limits", "says"),
+    [
+        ("", {"disk_mib": 100}, "Tenant acme would pass its quota: 64 of 100 MiB disk used, 40 more asked"),
+        ("al", {"disk_mib": 100}, "User al would pass its quota: 64 of 100 MiB disk used, 40 more asked"),
+        ("al", {"vm_disk_mib": 100}, "A machine of user al may have 100 MiB disk at most, and 104 are asked"),
+        ("al", {"addresses": 2}, "User al would pass its quota: 2 of 2 addresses used, 1 more asked"),
+    ],
+)
+def test_what_is_plugged_in_counts(site: Site, whose: str, limits: dict[str, int], says: str) -> None:
+    _deploy(site, by_al=True)
+    _set(site, user=whose, **limits)
+
+    def ask(session: Session) -> object:
+        if "addresses" in limits:
+            return claim_attach_nic(session, AttachNicRequest(vm="web", vnet="blue"), actor=ACTOR)
+        return claim_attach_disk(session, AttachDiskRequest(vm="web", size_mib=40), Abilities(), actor=ACTOR)
+
+    with pytest.raises(QuotaExceeded, match=says), write_session(site.url) as session:
+        ask(session)
+
+
+def test_a_kept_disk_counts_until_it_is_gone(site: Site) -> None:
+    _deploy(site, by_al=True)
+    with write_session(site.url) as session:
+        asked = AttachDiskRequest(vm="web", size_mib=40, name="data")
+        record_attached(session, claim_attach_disk(session, asked, Abilities(), actor=ACTOR), utc_now())
+    with write_session(site.url) as session:
+        leaves = DetachDiskRequest(vm="web", disk="data", keep=True)
+        record_detached(session, claim_detach_disk(session, leaves, actor=ACTOR), utc_now())
+        al = _al(session)
+        assert tenant_use(session, al.tenant_id).disk_mib == user_use(session, al.user_id).disk_mib == 104
+        removal = claim_remove(session, RemoveDiskRequest(disk="data", tenant="acme"), actor=ACTOR)
+        assert user_use(session, al.user_id).disk_mib == 104
+        record_removed(session, removal, utc_now())
+        assert tenant_use(session, al.tenant_id).disk_mib == user_use(session, al.user_id).disk_mib == 64
 
 
 def test_snapshots_and_images(site: Site) -> None:

@@ -29,7 +29,7 @@ from tests.unit.test_bill_cli import told, vdc
 from vdc.access import Actor, Role, bind
 from vdc.errors import Forbidden, Invalid, NotFound
 from vdc.inventory import read_session, write_session
-from vdc.schema import Disk, Image, Operation, Sample, Snapshot, Vm
+from vdc.schema import Disk, Image, Operation, Sample, Snapshot, Vm, Volume
 from vdc.tariff import Tariff
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -72,6 +72,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             "format": "raw",
         }
         image |= {"host_id": session.query(Image.host_id).scalar(), "virtual_size_mib": 9, "sha256": ""}
+        for name, since in (("old", 30), ("new", 3)):
+            kept = {"name": name, "state": "kept", "size_mib": 4096, "created_at": days_ago(since)}
+            kept |= {"file": f"{name}.raw", "tenant_id": session.query(Vm.tenant_id).first()[0]}
+            session.add(Volume(**kept, **{k: image[k] for k in ("datastore_id", "host_id", "format")}))
         session.add(Image(name="forgotten", file="x", size_mib=7, created_at=days_ago(40), **image))
         session.execute(update(Operation).values(started_at=days_ago(60), finished_at=days_ago(60)))
         for n, (outcome, error) in enumerate([("done", None)] * 9 + [("failed", "h1 is gone\nat step 3")]):
@@ -175,6 +179,7 @@ def test_what_is_not_used_is_found_and_nothing_else(site: Site) -> None:
         ("m19", 20, Decimal("0.10"))
     ]
     assert [(r["machine"], r["cpu_percent"]) for r in data["machines_idle"]] == [("m18", 0.012)]
+    assert [(r["disk"], r["days"], r["a_month"]) for r in data["disks"]] == [("old", 30, Decimal("0.20"))]
     assert [r["image"] for r in data["images"]] == ["forgotten"]
     assert [r["snapshot"] for r in data["snapshots"]] == ["old"]
 

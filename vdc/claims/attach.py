@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
-from vdc.access import asking, shared_with, visible
+from vdc.access import shared_with, visible
 from vdc.addresses import mac_of, parse_member
 from vdc.claims.deploy import check_usable, lease, vnet_spec
 from vdc.claims.terminate import find_vm
@@ -41,7 +41,7 @@ from vdc.schema import (
     new_id,
 )
 from vdc.states import VmState, check_allowed
-from vdc.usage import Use, check_quota
+from vdc.usage import Use, check_quota, check_vm_limits
 
 ATTACH_DISK, DETACH_DISK = "attach-disk", "detach-disk"
 ATTACH_NIC, DETACH_NIC = "attach-nic", "detach-nic"
@@ -158,6 +158,7 @@ def claim_attach_nic(
     if vnet.tenant_id not in (None, vm.tenant_id) and not shared_with(session, vnet.id, vm.tenant_id):
         raise Forbidden(f"Network {vnet.name} belongs to another tenant than {tenant.name}.")
     _check_uplink(session, vm, vnet)
+    left = check_quota(session, tenant, Use(addresses=int(vnet.tenant_id is None)), vm.owner_id)
     index = _free_index(session, Nic, vm, model.MOST_NICS, "network cards")
     address = _address(session, vnet, request.address)
     device = NicSpec(
@@ -174,7 +175,7 @@ def claim_attach_nic(
         ready=False,
     )
     session.add(row)
-    return _attaching(session, vm, claim, ATTACH_NIC, device, device_id, True, [])
+    return _attaching(session, vm, claim, ATTACH_NIC, device, device_id, True, left)
 
 
 def claim_detach_disk(
@@ -374,7 +375,14 @@ def _root(session: Session, vm: Vm) -> Disk:
 def _check_new(session: Session, vm: Vm, size_mib: int) -> list[str]:
     if not 1 <= size_mib <= MAX_DISK_MIB:
         raise Invalid(f"A disk of {size_mib} MiB is refused: 1 to {MAX_DISK_MIB} MiB.")
-    return check_quota(session, session.get_one(Tenant, vm.tenant_id), Use(disk_mib=size_mib))
+    tenant = session.get_one(Tenant, vm.tenant_id)
+    _check_vm_limits(session, vm, tenant, size_mib)
+    return check_quota(session, tenant, Use(disk_mib=size_mib), vm.owner_id)
+
+
+def _check_vm_limits(session: Session, vm: Vm, tenant: Tenant, more_mib: int) -> None:
+    has_mib = session.scalar(select(func.sum(Disk.size_mib)).where(Disk.vm_id == vm.id)) or 0
+    check_vm_limits(session, tenant, Use(disk_mib=int(has_mib) + more_mib), vm.owner_id)
 
 
 def _make_volume(session: Session, vm: Vm, name: str, size_mib: int, device_id: str) -> DiskSpec:
@@ -391,7 +399,7 @@ def _make_volume(session: Session, vm: Vm, name: str, size_mib: int, device_id: 
         name=name,
         live_name=f"{vm.tenant_id}/{name}",
         tenant_id=vm.tenant_id,
-        owner_id=asking(session).user_id or None,
+        owner_id=vm.owner_id,
         datastore_id=datastore.id,
         host_id=vm.host_id,
         state="attached",
@@ -476,6 +484,7 @@ def _take_volume(session: Session, vm: Vm, name: str, device_id: str, abilities:
     if kind := session.scalars(busy).first():
         raise Conflict(f"Disk {name} is busy: {kind}.")
     datastore = session.get_one(Datastore, volume.datastore_id)
+    _check_vm_limits(session, vm, session.get_one(Tenant, vm.tenant_id), volume.size_mib)
     what = f"Disk {name} is in datastore {datastore.name}"
     _check_reached(session, vm, datastore, volume.host_id, abilities, what)
     index = _free_index(session, Disk, vm, model.MOST_DISKS, "disks")
