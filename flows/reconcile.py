@@ -48,7 +48,7 @@ def reconcile() -> list[Finding]:
         known = read(reconciliation.read_known)
         volumes = read(reconciliation.read_volume_files)
         differences = reconciliation.compare(places.site, known, world, volumes)
-        recorded(reconciliation.record_seen, world, differences, since)
+        recorded(reconciliation.record_seen, world, differences, since, actor())
         findings += differences.report
         findings += recorded(reconciliation.adopt_states, differences.adopt, since, actor())
         findings += recover(differences.recover, since)

@@ -17,23 +17,28 @@ def event_rows(session: Session, tenant_ids: Sequence[str], window: Window) -> I
     subject = func.coalesce(UsageEvent.vm_id, UsageEvent.volume_id)
     gone = select(subject).where(UsageEvent.kind == "terminated", UsageEvent.at <= window.begin)
     theirs = select(subject).where(UsageEvent.tenant_id.in_(tenant_ids))
-    query = (
-        select(
-            UsageEvent.tenant_id,
-            subject,
-            func.coalesce(Vm.name, "disk " + Volume.name),
-            UsageEvent.kind,
-            UsageEvent.at,
-            UsageEvent.vcpu,
-            UsageEvent.memory_mib,
-            UsageEvent.disk_mib,
-            UsageEvent.provider,
-            UsageEvent.hourly_price,
-        )
+    columns = (
+        UsageEvent.kind,
+        UsageEvent.at,
+        UsageEvent.vcpu,
+        UsageEvent.memory_mib,
+        UsageEvent.disk_mib,
+        UsageEvent.provider,
+        UsageEvent.hourly_price,
+        UsageEvent.snapshot_mib,
+        UsageEvent.addresses,
+        UsageEvent.image,
+    )
+    machines = (
+        select(UsageEvent.tenant_id, subject, func.coalesce(Vm.name, "disk " + Volume.name), *columns)
         .outerjoin(Vm, Vm.id == UsageEvent.vm_id)
         .outerjoin(Volume, Volume.id == UsageEvent.volume_id)
-        .where(subject.in_(theirs), UsageEvent.at < window.end)
-        .where(subject.not_in(gone))
+        .where(subject.in_(theirs.where(subject.is_not(None))), UsageEvent.at < window.end)
+        .where(subject.not_in(gone.where(subject.is_not(None))))
     )
-    for row in session.execute(query):
-        yield tuple(row)
+    images = select(UsageEvent.tenant_id, UsageEvent.image_id, UsageEvent.image, *columns).where(
+        UsageEvent.image_id.is_not(None), UsageEvent.tenant_id.in_(tenant_ids), UsageEvent.at < window.end
+    )
+    for query in (machines, images):
+        for row in session.execute(query):
+            yield (*row, 0)

@@ -15,11 +15,15 @@ from vdc.inventory import read_session
 from vdc.months import Window
 from vdc.tariff_book import TariffBook
 from vdc.tariff_file import load_tariff
+from vdc.tariffs import read_book
 
 
 def tariff_of(file: str) -> TariffBook:
-    """The tariff in `file`, or the site's list prices where none is named. Raises Invalid."""
-    return TariffBook.always(load_tariff(Path(file)) if file else environment().settings.prices)
+    """The tariff in `file`; where none is named those that are kept, else the list prices. Raises Invalid."""
+    if file:
+        return TariffBook.always(load_tariff(Path(file)))
+    with read_session(environment().url) as session:
+        return read_book(session, environment().settings.prices)
 
 
 @task(name="draft-bills", task_run_name="draft bills", cache_policy=NO_CACHE, persist_result=False)

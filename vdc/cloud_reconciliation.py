@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from vdc import operations
 from vdc.model import InstanceSeen
 from vdc.operations import Opening
-from vdc.reconciliation import SETTLED_STATES, Finding, _untouched, _usage_event
+from vdc.reconciliation import SETTLED_STATES, Finding, _untouched
 from vdc.schema import Cloud, Operation, Vm
 from vdc.states import HOLDING, Desired, VmState, check_move
+from vdc.usage_events import vm_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def adopt_states(
             kind = "started" if state is VmState.RUNNING else "stopped"
             # One that is gone is charged until it was last seen.
             at = (vm.observed_at or since) if state is VmState.MISSING else since
-            session.add(_usage_event(vm, claim, kind, at, host))
+            session.add(vm_event(vm, claim, kind, at, host))
         vm.state = state
         if state is VmState.MISSING:
             vm.observed = None

@@ -18,7 +18,6 @@ from vdc.claims import attach, saving, volumes
 from vdc.claims import images as image_claims
 from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
-from vdc.claims.burst import PROVIDER
 from vdc.claims.deploy import host_ref
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move, migrating, move_of
@@ -43,11 +42,11 @@ from vdc.schema import (
     Operation,
     Site,
     Snapshot,
-    UsageEvent,
     Vm,
     Volume,
 )
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
+from vdc.usage_events import vm_event
 
 DIED = "The process that worked on it died; reconcile took it back."
 
@@ -607,10 +606,10 @@ def adopt_states(
         )
         if state is not old:
             check_move(vm.name, old, state)
-            # A machine that was missing meanwhile was charged as what it should have been.
-            charged_as = SETTLED[Desired(vm.desired)] if old is VmState.MISSING else old
+            # The charge of a machine that was missing meanwhile ended when it was last seen.
+            charged_as = VmState.STOPPED if old is VmState.MISSING else old
             if kind := usage_kind(charged_as, state):
-                session.add(_usage_event(vm, claim, kind, since, host_name))
+                session.add(vm_event(vm, claim, kind, since, host_name))
         host = session.scalars(select(Host).where(Host.name == host_name)).one()
         vm.state, vm.desired, vm.host_id = state, Desired(state), host.id
         vm.spec = specs.dump(replace(specs.load(vm.spec), host=host_ref(host)))
@@ -624,11 +623,12 @@ def record_recovered(session: Session, outcomes: Sequence[Outcome]) -> None:
     for outcome in held(session, outcomes):
         vm = session.get_one(Vm, outcome.spec.vm_id)
         if not outcome.error:
-            # What was charged until now is what was desired, also of a machine that was missing meanwhile.
+            # What was charged is what was desired.
             if SETTLED[Desired(vm.desired)] in CHARGED:
-                last_seen = vm.observed_at or vm.created_at
-                session.add(_usage_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
-                session.add(_usage_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
+                if vm.state != VmState.MISSING:  # else its loss is written down
+                    last_seen = vm.observed_at or vm.created_at
+                    session.add(vm_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
+                session.add(vm_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
             vm.desired = _START.get(vm.desired, vm.desired)
             vm.state = SETTLED[Desired(vm.desired)]
             vm.observed, vm.observed_at = vm.state, outcome.at
@@ -641,7 +641,9 @@ def record_cleaned(session: Session, outcomes: Sequence[Outcome]) -> None:
         operations.close(session, outcome.claim, error=outcome.error or None)
 
 
-def record_seen(session: Session, world: World, differences: Differences, since: datetime) -> None:
+def record_seen(
+    session: Session, world: World, differences: Differences, since: datetime, actor: str
+) -> None:
     """Write down when machines and hosts were last seen, and which machines are missing."""
     for host in world.hosts:
         if host.error:
@@ -660,21 +662,14 @@ def record_seen(session: Session, world: World, differences: Differences, since:
             )
     for vm_id in differences.missing:
         if _untouched(session, vm_id, since):
-            session.get_one(Vm, vm_id).state = VmState.MISSING
+            _record_missing(session, session.get_one(Vm, vm_id), actor)
 
 
-def _usage_event(vm: Vm, claim: Claim, kind: str, at: datetime, host: str) -> UsageEvent:
-    spec = specs.load(vm.spec)
-    return UsageEvent(
-        operation_id=claim.operation_id,
-        vm_id=vm.id,
-        tenant_id=vm.tenant_id,
-        kind=kind,
-        at=at,
-        vcpu=vm.vcpu,
-        memory_mib=vm.memory_mib,
-        disk_mib=sum(d.size_mib for d in spec.disks),
-        host=host,
-        provider=PROVIDER if vm.cloud_id else "local",
-        hourly_price=vm.hourly_price,
-    )
+def _record_missing(session: Session, vm: Vm, actor: str) -> None:
+    """Its host answers and does not have it: the charge ends when it was last seen."""
+    if vm.state in CHARGED:
+        last_seen = vm.observed_at or vm.created_at
+        claim = operations.open_one(session, Opening("lose", "vm", vm.id, vm.name, {}), actor=actor)
+        session.add(vm_event(vm, claim, "lost", last_seen, specs.load(vm.spec).host.name))
+        operations.close(session, claim)
+    vm.state = VmState.MISSING

@@ -22,8 +22,22 @@ from vdc.claims.snapshot import SnapshotClaim, make_current
 from vdc.claims.volumes import end_volume, volume_event
 from vdc.model import Size, VmSpec
 from vdc.operations import Claim, close
-from vdc.schema import Cdrom, Disk, Host, Nic, Operation, Snapshot, UsageEvent, Vm, Volume, utc_now
+from vdc.schema import (
+    Cdrom,
+    Disk,
+    Host,
+    Image,
+    Nic,
+    Operation,
+    Snapshot,
+    Template,
+    UsageEvent,
+    Vm,
+    Volume,
+    utc_now,
+)
 from vdc.states import SETTLED, Desired, VmState, check_move, usage_kind
+from vdc.usage_events import with_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +100,21 @@ def _event(outcome: Outcome, of: Any, kind: str) -> dict[str, Any]:
         "host": f"{spec.cloud.name}/{of.zone}" if spec.cloud else spec.host.name,
         "provider": PROVIDER if spec.cloud else "local",
         "hourly_price": of.hourly_price,
+        # From the making of a machine on they are told by what changes them.
+        "snapshot_mib": 0 if kind == "created" else None,
+        "image": of.image if kind == "created" else None,
     }
 
 
 def _billed(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Who pays for a machine, and what its provider asks."""
+    """Who pays for a machine, what its provider asks, and of which image it was made."""
     ids = [o.spec.vm_id for o in outcomes]
-    query = select(Vm.id, Vm.tenant_id, Vm.zone, Vm.hourly_price).where(Vm.id.in_(ids))
+    query = (
+        select(Vm.id, Vm.tenant_id, Vm.zone, Vm.hourly_price, Image.name.label("image"))
+        .outerjoin(Template, Template.id == Vm.template_id)
+        .outerjoin(Image, Image.id == Template.image_id)
+        .where(Vm.id.in_(ids))
+    )
     return {row.id: row for row in session.execute(query)}
 
 
@@ -156,14 +178,8 @@ def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Out
     """Machines that are gone, or (with an error) still leaving."""
     ours = held(session, outcomes)
     gone = [o for o in ours if not o.error]
-    started = set(
-        session.scalars(
-            select(UsageEvent.vm_id).where(
-                UsageEvent.vm_id.in_([o.spec.vm_id for o in gone]), UsageEvent.kind == "created"
-            )
-        )
-    )
-    _write_events(session, [o for o in gone if o.spec.vm_id in started], ("terminated",))
+    begun = with_event(session, [o.spec.vm_id for o in gone], "created")
+    _write_events(session, [o for o in gone if o.spec.vm_id in begun], ("terminated",))
     of_vm = {o.spec.vm_id: o for o in gone}
     query = select(Volume, Disk.vm_id).join(Disk, Disk.volume_id == Volume.id).where(Disk.vm_id.in_(of_vm))
     for volume, vm_id in session.execute(query).all():

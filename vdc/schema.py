@@ -552,19 +552,23 @@ class LaunchAttempt(Base):
 
 
 class UsageEvent(Base):
-    """What happened to a machine, or to a volume, that a bill must know. Append-only; a retry cannot bill
-    twice. A disk is charged with the machine that has it, else as a volume."""
+    """What happened to a machine, a volume or a tenant's image that a bill must know. Append-only; a retry
+    cannot bill twice. A disk is charged with the machine that has it, else as a volume. NULL: the event does
+    not tell it."""
 
     __tablename__ = "usage_events"
     __table_args__ = (
         UniqueConstraint("operation_id", "vm_id", "kind"),
         UniqueConstraint("operation_id", "volume_id", "kind"),
+        UniqueConstraint("operation_id", "image_id", "kind"),
         Index(None, "tenant_id", "at"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"))
     vm_id: Mapped[str | None] = mapped_column(ForeignKey("vms.id"), index=True)
     volume_id: Mapped[str | None] = mapped_column(ForeignKey("volumes.id"), index=True)
+    image_id: Mapped[str | None] = mapped_column(Id, index=True)
+    """Of an image's event, which outlives the image."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str] = mapped_column(String(30))
     at: Mapped[datetime]
@@ -577,6 +581,28 @@ class UsageEvent(Base):
     """Whose hypervisor: `local`, or `ec2`."""
     hourly_price: Mapped[Decimal | None]
     """What the provider asks for an hour of this machine, in the tariff's currency; NULL on hosts of ours."""
+    snapshot_mib: Mapped[int | None]
+    """What its snapshots take in all."""
+    addresses: Mapped[int | None]
+    """Public ones."""
+    image: Mapped[str | None] = mapped_column(Name)
+    """From which it was made; of an image's event, its own name."""
+
+
+class TariffVersion(Base):
+    """What is charged from a day on. Written once; nothing in the program changes a row."""
+
+    __tablename__ = "tariffs"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    """NULL: everyone's who has none of their own."""
+    valid_from: Mapped[str | None] = mapped_column(String(10))
+    """`2026-10-15`: that midnight in the tenant's time zone; NULL: always."""
+    valid_until: Mapped[str | None] = mapped_column(String(10))
+    prices: Mapped[dict[str, Any]]
+    """As of vdc.tariff_file.kept."""
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(127))
 
 
 class Bill(Base):

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from deployments.bench import migrating, planning, reading, real_lab, simulated
+from deployments.bench import billing, migrating, planning, reading, real_lab, simulated
 from deployments.bench.figures import Figures, describe_machine, say
 from deployments.bench.house import House, house
 from vdc.errors import VdcError
 
-MEASURED = ("cli", "placement", "simulated", "lab", "fast")
+MEASURED = ("cli", "placement", "bills", "simulated", "lab", "fast")
 """What runs unless parts are named: those whose figures are in docs/benchmarks.md."""
 PARTS = (*MEASURED, "migrate")
 
@@ -53,6 +53,8 @@ def _run(home: House, options: argparse.Namespace, figures: Figures) -> None:
         reading.measure(home.settings.home, 2 * options.repetitions, figures)
     if "placement" in wanted:
         planning.measure(options.repetitions, figures)
+    if "bills" in wanted:
+        billing.measure(home.settings.home, options.repetitions, figures)
     if "simulated" in wanted:
         simulated.measure(home, figures)
     if {"lab", "fast", "migrate"} & set(wanted):

@@ -86,12 +86,16 @@ def read_previews(tenant: str, month: str, tariff: str = "") -> list[dict[str, A
 
 
 def read_tariff(file: str) -> Any:
-    """The tariff of `--tariff`, or the site's list prices, as a book."""
+    """The tariff of `--tariff`; else those that are kept, and the list prices where none is in force."""
     from vdc.settings import load
     from vdc.tariff_book import TariffBook
     from vdc.tariff_file import load_tariff
+    from vdc.tariffs import read_book
 
-    return TariffBook.always(load_tariff(Path(file)) if file else load().prices)
+    if file:
+        return TariffBook.always(load_tariff(Path(file)))
+    with reading() as session:
+        return read_book(session, load().prices)
 
 
 @group.command()

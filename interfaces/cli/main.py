@@ -39,6 +39,7 @@ NOUNS = {
     "burnin": "Random operations by several users, and whether the platform is sound afterwards",
     "bill": "What tenants owe: preview, month, list, show, verify, explain, credit",
     "report": "For administrators: capacity, tenants, unused, operations, benchmarks",
+    "tariff": "What is charged, from when on, to whom",
     "operation": "What was done, by whom, with what outcome",
     "lab": "Real hypervisor hosts on this machine, to try things on",
 }

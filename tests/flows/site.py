@@ -382,7 +382,8 @@ class Site:
             kinds[e.vm_id][e.kind] += 1
         for vm_id, vm in vms.items():
             seen = kinds[vm_id]
-            on, off = seen["started"] + seen["resumed"], seen["stopped"] + seen["suspended"]
+            on = seen["started"] + seen["resumed"]
+            off = seen["stopped"] + seen["suspended"] + seen["lost"]
             assert seen["resumed"] <= seen["suspended"], f"{vm.name} resumed, but never suspended"
             assert seen["created"] <= 1, f"{vm.name} created twice"
             assert seen["terminated"] <= seen["created"], f"{vm.name} terminated, but never created"

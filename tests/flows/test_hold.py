@@ -96,7 +96,7 @@ def test_a_stopped_machine_on_hold_is_not_started_by_anybody(site: Site) -> None
     assert site.machines() == {"web": VmState.STOPPED}
     run.power("start", "web")
     site.assert_agrees()
-    assert site.events("web") == ["created", "started", "stopped", "started"]
+    assert site.events("web") == ["created", "started", "stopped", "held", "released", "started"]
 
 
 def test_one_that_somebody_started_by_hand_is_reported(site: Site) -> None:

@@ -94,10 +94,11 @@ def test_memory_and_disk_come_back_and_the_bill_goes_on(web: Site) -> None:
     assert guest(web) == ("a", "A")
     assert web.machines() == {"web": VmState.RUNNING}
     web.assert_agrees()
-    assert web.events("web") == events
+    assert web.events("web") == [*events, "snapshot-taken"]
     before = web.sim.call_count()
     run.delete_snapshot("web", "first")
     assert tuple(c.call for c in web.sim.log(since=before)) == DELETING
+    assert web.events("web") == [*events, "snapshot-taken", "snapshot-removed"]
     assert snapshots(web) == {}
     web.assert_agrees()
     assert run.reconcile() == []
@@ -110,7 +111,7 @@ def test_disks_alone_come_back_and_it_starts_anew(web: Site) -> None:
     run.revert("web", "first")
     assert guest(web) == ("a", "")
     assert web.machines() == {"web": VmState.RUNNING}
-    assert web.events("web") == events
+    assert web.events("web") == [*events, "snapshot-taken"]
     web.assert_agrees()
 
 
@@ -121,12 +122,13 @@ def test_a_stopped_machine_runs_again_by_its_memory_and_is_billed_for_it(web: Si
     assert {label: kind for label, (kind, _, _) in snapshots(web).items()} == {"on": "memory", "off": "disk"}
     run.revert("web", "on")
     assert web.machines() == {"web": VmState.RUNNING}
-    assert web.events("web") == ["created", "started", "stopped", "started"]
+    taken = "snapshot-taken"
+    assert web.events("web") == ["created", "started", taken, "stopped", taken, "started"]
     web.assert_agrees()
     stop(web)
     run.revert("web", "off")
     assert web.machines() == {"web": VmState.STOPPED}
-    assert web.events("web") == ["created", "started", "stopped", "started", "stopped"]
+    assert web.events("web") == ["created", "started", taken, "stopped", taken, "started", "stopped"]
     web.assert_agrees()
 
 
@@ -138,7 +140,7 @@ def test_a_machine_that_never_ran_has_its_disks_kept(site: Site) -> None:
     run.revert("web", "new")
     assert guest(site) == ("a", "")
     assert site.machines() == {"web": VmState.STOPPED}
-    assert site.events("web") == ["created"]
+    assert site.events("web") == ["created", "snapshot-taken"]
     site.assert_agrees()
 
 

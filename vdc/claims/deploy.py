@@ -40,6 +40,7 @@ from vdc.schema import (
     utc_now,
 )
 from vdc.states import Desired, VmState
+from vdc.tariffs import in_force
 from vdc.usage import Use, check_quota, check_vm_limits, group_of, host_loads
 
 MAX_COUNT = 10_000
@@ -438,6 +439,7 @@ def claim_deploy(
             operations.close(session, machine.claim)
         batch = Batch(batch.claim, ())
     here = len(host_ids)
+    prices = in_force(session, what.tenant, prices)
     hourly = per_hour(prices, what.vcpu * here, what.memory_mib * here, what.disk_mib * here)
     if burst is not None:
         hourly += burst.first.price_per_hour * prices.ec2_margin * (n - here)

@@ -15,9 +15,10 @@ from vdc.claims.power import chosen, label_of
 from vdc.errors import Invalid, Unsupported
 from vdc.operations import Claim, Opening
 from vdc.requests import MachinesRequest
-from vdc.schema import Operation, UsageEvent, Vm, new_id, utc_now
+from vdc.schema import Operation, Vm, new_id, utc_now
 from vdc.states import Desired, VmState, check_allowed, check_move
 from vdc.usage import check_running
+from vdc.usage_events import vm_event, with_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ def hold(session: Session, request: MachinesRequest, until: datetime | None, *, 
             raise Unsupported(f"Machine {vm.name} is in a cloud: only machines on hosts are held.")
         said = {"until": until.isoformat() if until else None}
         claim = operations.open_one(session, Opening("hold", "vm", vm.id, vm.name, said), actor=actor)
+        if vm.state == VmState.STOPPED:
+            session.add(vm_event(vm, claim, "held", utc_now(), specs.load(vm.spec).host.name))
         vm.state, vm.hold_until = VmState.HELD, until
         operations.close(session, claim)
     return {vm.id: vm.name for vm in vms}
@@ -82,8 +85,7 @@ def _release(
     session: Session, vms: list[Vm], asked: dict[str, object], actor: str, flow_run_id: str | None
 ) -> Released:
     ids = [vm.id for vm in vms]
-    created = select(UsageEvent.vm_id).where(UsageEvent.vm_id.in_(ids), UsageEvent.kind == "created")
-    made = {str(vm_id) for vm_id in session.scalars(created)}
+    made = with_event(session, ids, "created")
     batch_id = new_id()
     opening = Opening("release", "batch", batch_id, label_of(vms), asked, batch_id)
     parent = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
@@ -107,6 +109,7 @@ def _let_go(
         check_move(vm.name, VmState(vm.state), new)
         vm.state, vm.hold_until = new, None
         if vm.id in made:
+            session.add(vm_event(vm, claim, "released", utc_now(), specs.load(vm.spec).host.name))
             operations.close(session, claim)
             stopped.append(vm.name)
         else:

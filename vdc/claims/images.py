@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations
@@ -35,8 +35,10 @@ from vdc.schema import (
     Tenant,
     Vm,
     new_id,
+    utc_now,
 )
 from vdc.usage import Use, check_quota
+from vdc.usage_events import record_image_use
 
 IMPORT, DELETE = "import", "delete"
 """Kinds of operations on images."""
@@ -235,7 +237,9 @@ def publish(session: Session, name: str, *, published: bool, actor: str) -> bool
 
 def record_imported(session: Session, claim: ImageClaim) -> None:
     operations.close(session, claim.claim)
-    session.get_one(Image, claim.image.image_id).state = "ready"
+    image = session.get_one(Image, claim.image.image_id)
+    image.state = "ready"
+    record_image_use(session, image, claim.claim, "stored", utc_now())
 
 
 def record_removed(session: Session, done: ImageClaim, error: str = "") -> None:
@@ -244,7 +248,9 @@ def record_removed(session: Session, done: ImageClaim, error: str = "") -> None:
     Raises Superseded, as the others here, where another process took the operation over.
     """
     operations.close(session, done.claim, error=error or None)
-    session.execute(delete(Image).where(Image.id == done.image.image_id))
+    image = session.get_one(Image, done.image.image_id)
+    record_image_use(session, image, done.claim, "removed", utc_now())
+    session.delete(image)
 
 
 def record_unfinished(session: Session, done: ImageClaim, error: str) -> None:

@@ -21,9 +21,10 @@ from vdc.model import Abilities, FileSource, ImageSeen, SnapshotSpec, VmSpec
 from vdc.names import find, require_new
 from vdc.operations import Claim, Opening
 from vdc.requests import CloneImageRequest, SaveAsRequest
-from vdc.schema import Datastore, Disk, Image, Operation, Snapshot, Tenant, Vm, new_id
+from vdc.schema import Datastore, Disk, Image, Operation, Snapshot, Tenant, Vm, new_id, utc_now
 from vdc.states import VmState, check_allowed
 from vdc.usage import Use, check_quota
+from vdc.usage_events import record_image_use
 
 SAVE, CLONE = "save-as", "clone"
 """Kinds of operations."""
@@ -178,6 +179,7 @@ def record_saved(session: Session, done: SavingClaim, seen: ImageSeen) -> None:
     operations.close(session, done.claim, result=told)
     image = session.get_one(Image, done.made.image.image_id)
     image.state, image.size_mib, image.sha256 = "ready", size_mib, seen.sha256
+    record_image_use(session, image, done.claim, "stored", utc_now())
     _forget_snapshot(session, done)
 
 

@@ -19,9 +19,10 @@ from vdc.model import Abilities, SnapshotSpec, VmSpec
 from vdc.names import check_name
 from vdc.operations import Claim, Opening
 from vdc.requests import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
-from vdc.schema import Operation, Snapshot, Tenant, Vm, new_id
+from vdc.schema import Operation, Snapshot, Tenant, Vm, new_id, utc_now
 from vdc.states import VmState
 from vdc.usage import Use, check_quota
+from vdc.usage_events import record_snapshot_use
 
 MAKE, REVERT, DELETE = "snapshot", "revert", "delete-snapshot"
 """Kinds of operations."""
@@ -225,6 +226,7 @@ def record_taken(session: Session, done: SnapshotClaim, size_mib: int) -> None:
     row = session.get_one(Snapshot, done.snapshot.snapshot_id)
     row.ready, row.size_mib = True, size_mib
     make_current(session, row)
+    record_snapshot_use(session, row.vm_id, done.claim, "snapshot-taken", utc_now())
 
 
 def make_current(session: Session, row: Snapshot) -> None:
@@ -242,6 +244,8 @@ def record_removed(session: Session, done: SnapshotClaim, error: str = "") -> No
     if row.current and row.parent_id:
         make_current(session, session.get_one(Snapshot, row.parent_id))
     session.delete(row)
+    if row.size_mib is not None:
+        record_snapshot_use(session, row.vm_id, done.claim, "snapshot-removed", utc_now())
 
 
 def record_unfinished(session: Session, done: SnapshotClaim, error: str) -> None:

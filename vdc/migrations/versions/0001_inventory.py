@@ -201,6 +201,18 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_credit_notes_bill_number"), ["bill_number"], unique=False)
 
     op.create_table(
+        "tariffs",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("valid_from", sa.String(length=10), nullable=True),
+        sa.Column("valid_until", sa.String(length=10), nullable=True),
+        sa.Column("prices", sa.JSON(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_by", sa.String(length=127), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_tariffs_tenant_id")),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_tariffs")),
+    )
+    op.create_table(
         "cloud_prices",
         sa.Column("cloud_id", sa.String(length=36), nullable=False),
         sa.Column("instance_type", sa.String(length=40), nullable=False),
@@ -549,6 +561,7 @@ def upgrade() -> None:
         sa.Column("operation_id", sa.String(length=36), nullable=False),
         sa.Column("vm_id", sa.String(length=36), nullable=True),
         sa.Column("volume_id", sa.String(length=36), nullable=True),
+        sa.Column("image_id", sa.String(length=36), nullable=True),
         sa.Column("tenant_id", sa.String(length=36), nullable=False),
         sa.Column("kind", sa.String(length=30), nullable=False),
         sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
@@ -558,6 +571,9 @@ def upgrade() -> None:
         sa.Column("host", sa.String(length=63), nullable=False),
         sa.Column("provider", sa.String(length=20), nullable=False),
         sa.Column("hourly_price", vdc.schema.ExactDecimal(length=40), nullable=True),
+        sa.Column("snapshot_mib", sa.Integer(), nullable=True),
+        sa.Column("addresses", sa.Integer(), nullable=True),
+        sa.Column("image", sa.String(length=63), nullable=True),
         sa.ForeignKeyConstraint(
             ["operation_id"], ["operations.id"], name=op.f("fk_usage_events_operation_id")
         ),
@@ -571,8 +587,12 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "operation_id", "volume_id", "kind", name=op.f("uq_usage_events_operation_id_volume_id_kind")
         ),
+        sa.UniqueConstraint(
+            "operation_id", "image_id", "kind", name=op.f("uq_usage_events_operation_id_image_id_kind")
+        ),
     )
     with op.batch_alter_table("usage_events", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_usage_events_image_id"), ["image_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_usage_events_tenant_id_at"), ["tenant_id", "at"], unique=False)
         batch_op.create_index(batch_op.f("ix_usage_events_vm_id"), ["vm_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_usage_events_volume_id"), ["volume_id"], unique=False)
@@ -586,6 +606,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_usage_events_volume_id"))
         batch_op.drop_index(batch_op.f("ix_usage_events_vm_id"))
         batch_op.drop_index(batch_op.f("ix_usage_events_tenant_id_at"))
+        batch_op.drop_index(batch_op.f("ix_usage_events_image_id"))
 
     op.drop_table("usage_events")
     op.drop_table("snapshots")
@@ -642,6 +663,7 @@ def downgrade() -> None:
     op.drop_table("credit_notes")
     op.drop_table("budget_alerts")
     op.drop_table("bills")
+    op.drop_table("tariffs")
     op.drop_table("tenants")
     op.drop_table("site")
     op.drop_table("placement_groups")
