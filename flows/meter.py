@@ -9,16 +9,20 @@ from tasks import telling
 from tasks.batches import read, recorded
 from tasks.environment import environment
 from tasks.metering import sample
-from vdc.access import check
-from vdc.metering import Metered, read_hosts, record_samples, sweep_samples
+from vdc.access import actor, check
+from vdc.metering import Metered, read_hosts, record_samples, record_traffic, sweep_samples
 
 
 @flow(name="meter", flow_run_name="meter", **flow_options())
 def meter() -> Metered:
-    """Read CPU time, disk and network counters of every running machine; unreachable hosts are named."""
+    """Read CPU time, disk and network counters of every running machine; unreachable hosts are named.
+
+    What machines sent in hours that are over is written down for their bills.
+    """
     read(check, "site.meter")
     hosts = read(read_hosts)
     metered = recorded(record_samples, sample(hosts))
+    recorded(record_traffic, actor=actor())
     telling.meter_result(metered)
     return metered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from vdc.months import Window
@@ -28,9 +28,12 @@ def event_rows(session: Session, tenant_ids: Sequence[str], window: Window) -> I
         UsageEvent.snapshot_mib,
         UsageEvent.addresses,
         UsageEvent.image,
+        UsageEvent.bytes,
     )
+    # Of traffic whose machine it was then, not whose it was when the samples were counted.
+    owner = case((UsageEvent.kind == "traffic", ""), else_=UsageEvent.tenant_id)
     machines = (
-        select(UsageEvent.tenant_id, subject, func.coalesce(Vm.name, "disk " + Volume.name), *columns)
+        select(owner, subject, func.coalesce(Vm.name, "disk " + Volume.name), *columns)
         .outerjoin(Vm, Vm.id == UsageEvent.vm_id)
         .outerjoin(Volume, Volume.id == UsageEvent.volume_id)
         .where(subject.in_(theirs.where(subject.is_not(None))), UsageEvent.at < window.end)
@@ -41,4 +44,4 @@ def event_rows(session: Session, tenant_ids: Sequence[str], window: Window) -> I
     )
     for query in (machines, images):
         for row in session.execute(query):
-            yield (*row, 0)
+            yield tuple(row)

@@ -37,7 +37,7 @@ from vdc.schema import (
     utc_now,
 )
 from vdc.states import SETTLED, Desired, VmState, check_move, usage_kind
-from vdc.usage_events import with_event
+from vdc.usage_events import record_address_use, site_addresses, with_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,23 @@ def _event(outcome: Outcome, of: Any, kind: str) -> dict[str, Any]:
         # From the making of a machine on they are told by what changes them.
         "snapshot_mib": 0 if kind == "created" else None,
         "image": of.image if kind == "created" else None,
+        "addresses": of.addresses if kind == "created" else None,
     }
 
 
 def _billed(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Who pays for a machine, what its provider asks, and of which image it was made."""
+    """Who pays for a machine, what its provider asks, of which image it was made, and how many addresses of
+    the site's networks it has."""
     ids = [o.spec.vm_id for o in outcomes]
     query = (
-        select(Vm.id, Vm.tenant_id, Vm.zone, Vm.hourly_price, Image.name.label("image"))
+        select(
+            Vm.id,
+            Vm.tenant_id,
+            Vm.zone,
+            Vm.hourly_price,
+            Image.name.label("image"),
+            site_addresses(Vm.id).scalar_subquery().label("addresses"),
+        )
         .outerjoin(Template, Template.id == Vm.template_id)
         .outerjoin(Image, Image.id == Template.image_id)
         .where(Vm.id.in_(ids))
@@ -334,6 +343,8 @@ def record_attached(session: Session, done: Plug, at: datetime, error: str = "")
         if volume.keep:
             volume_event(session, done.claim, volume, "attached", 0, at, done.spec.host.name)
         volume.keep = False
+    elif isinstance(row, Nic):
+        record_address_use(session, row, done.claim, "address-leased", at)
 
 
 def record_detached(session: Session, done: Plug, at: datetime, error: str = "") -> None:
@@ -356,6 +367,8 @@ def record_detached(session: Session, done: Plug, at: datetime, error: str = "")
             if not done.attaches:
                 volume_event(session, done.claim, volume, "created", volume.size_mib, at, spec.host.name)
     session.delete(row)
+    if isinstance(row, Nic) and not done.attaches:
+        record_address_use(session, row, done.claim, "address-released", at)
 
 
 def record_half(session: Session, done: Plug, error: str) -> None:

@@ -96,6 +96,8 @@ class Site(Base):
     __tablename__ = "site"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     created_at: Mapped[datetime]
+    traffic_until: Mapped[datetime | None]
+    """Up to when samples of network counters were made usage events."""
 
 
 class Limits:
@@ -587,6 +589,8 @@ class UsageEvent(Base):
     """Public ones."""
     image: Mapped[str | None] = mapped_column(Name)
     """From which it was made; of an image's event, its own name."""
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of traffic: what it sent."""
 
 
 class TariffVersion(Base):

@@ -125,6 +125,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "save-as": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "rename": _LIVE,
+    "give": _LIVE - {VmState.DEPLOYING, VmState.MIGRATING},
     "protect": _LIVE,
     "unprotect": _LIVE,
     "terminate": frozenset(VmState) - {VmState.MIGRATING, VmState.GONE},

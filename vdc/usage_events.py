@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from vdc import specs
 from vdc.claims.burst import PROVIDER
 from vdc.operations import Claim
-from vdc.schema import Image, Snapshot, UsageEvent, Vm
+from vdc.schema import Image, Nic, Snapshot, UsageEvent, Vm, Vnet
 
 IMAGE = "image"
 """Provider of an image's events."""
@@ -45,6 +46,26 @@ def record_snapshot_use(session: Session, vm_id: str, claim: Claim, kind: str, a
     taken = session.scalar(select(func.sum(Snapshot.size_mib)).where(Snapshot.vm_id == vm_id))
     event = vm_event(vm, claim, kind, at, specs.load(vm.spec).host.name)
     event.snapshot_mib = int(taken or 0)
+    session.add(event)
+
+
+def site_addresses(vm_id: Any) -> Select[int]:
+    """How many addresses of the site's networks a machine has: those are the public ones."""
+    return (
+        select(func.count(Nic.id))
+        .join(Vnet, Vnet.id == Nic.vnet_id)
+        .where(Nic.vm_id == vm_id, Vnet.tenant_id.is_(None))
+    )
+
+
+def record_address_use(session: Session, nic: Nic, claim: Claim, kind: str, at: datetime) -> None:
+    """How many addresses of the site's networks a machine has from `at` on, with a card or without it."""
+    if session.get_one(Vnet, nic.vnet_id).tenant_id is not None:
+        return
+    session.flush()
+    vm = session.get_one(Vm, nic.vm_id)
+    event = vm_event(vm, claim, kind, at, specs.load(vm.spec).host.name)
+    event.addresses = session.scalar(site_addresses(vm.id))
     session.add(event)
 
 

@@ -1,4 +1,4 @@
-"""`vdc vm hold`, `release`, `rename`, `protect`, `unprotect`: what is said of machines in the inventory."""
+"""`vdc vm hold`, `release`, `rename`, `give`, `protect`, `unprotect`: what is said in the inventory."""
 
 from __future__ import annotations
 
@@ -96,6 +96,24 @@ def rename(name: str, new: str, tenant: str, as_json: bool) -> None:
     print_line(f"{name} is called {new} now; its guest keeps its hostname.")
 
 
+@click.command()
+@click.argument("name")
+@click.argument("to")
+@click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+@json_option
+def give(name: str, to: str, tenant: str, as_json: bool) -> None:
+    """Make machine NAME tenant TO's, who pays for it from now on. On its host nothing changes."""
+    from interfaces.cli.session import writing
+    from vdc.claims.giving import give as give_machine
+
+    with writing() as session:
+        give_machine(session, name, to, tenant, actor=actor())
+    if as_json:
+        print_json({"name": name, "to": to})
+        return
+    print_line(f"{name} is tenant {to}'s now, who pays for it from now on.")
+
+
 def _protecting(verb: str, protected: bool, text: str, said: str) -> click.Command:
     @click.command(verb, help=text)
     @names_argument
@@ -118,6 +136,7 @@ COMMANDS = [
     hold,
     release,
     rename,
+    give,
     _protecting("protect", True, "Refuse to terminate machines.", "is protected against deletion"),
     _protecting("unprotect", False, "Let machines be terminated again.", "may be deleted"),
 ]

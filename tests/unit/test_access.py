@@ -58,7 +58,7 @@ SAID = {
     "bill.see": ("otsx", "ot", ""),
     "bill.check report.see host.see datastore.see cloud.see group.see": ("otsx", "", ""),
     # For administrators alone, as all that no rule names.
-    "vm.migrate host.enroll host.drain host.enable image.import": ("", "", ""),
+    "vm.migrate vm.give host.enroll host.drain host.enable image.import": ("", "", ""),
     "tenant.create tenant.onboard tenant.quota": ("", "", ""),
     "site.reconcile site.meter site.verify month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
     "datastore.create vnet.create group.create cloud.create what.ever": ("", "", ""),

@@ -115,6 +115,7 @@ def upgrade() -> None:
         "site",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("traffic_until", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_site")),
     )
     op.create_table(
@@ -574,6 +575,7 @@ def upgrade() -> None:
         sa.Column("snapshot_mib", sa.Integer(), nullable=True),
         sa.Column("addresses", sa.Integer(), nullable=True),
         sa.Column("image", sa.String(length=63), nullable=True),
+        sa.Column("bytes", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["operation_id"], ["operations.id"], name=op.f("fk_usage_events_operation_id")
         ),
