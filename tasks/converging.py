@@ -137,11 +137,12 @@ def end_scale_test(test: Claim) -> list[Finding]:
 def observe(places: Places) -> World:
     """Look at every host and every datastore, all at once."""
     hosts = [observe_host.submit(host, list(networks)) for host, networks in places.hosts]
-    stores = [(uri, observe_datastore.submit(uri, list(refs))) for uri, refs in places.datastores]
-    files = {uri: future.result() for uri, future in stores}
+    looks = [(uri, list(refs), False) for uri, refs in places.datastores]
+    looks += [(uri, [host], True) for uri, host in places.parts]
+    stores = [observe_datastore.submit(uri, refs, part=part) for uri, refs, part in looks]
+    seen = (future.result() for future in stores)
     return World(
-        tuple(future.result() for future in hosts),
-        {uri: names for uri, names in files.items() if names is not None},
+        tuple(future.result() for future in hosts), tuple(store for store in seen if store is not None)
     )
 
 

@@ -42,13 +42,25 @@ def look_at_host(request: EnrollHostRequest, datastores: Sequence[tuple[str, str
             # Whether the uplink is there does not depend on the network that is to use it.
             vlan_id = 1 if network.capabilities.vlan else None
             network.ensure_network(VnetSpec("", f"the uplink {uri}", uri, vlan_id, ""))
-        storage: dict[str, StorageUse] = {}
-        for name, uri in datastores:
-            store = registry.datastore(uri, host, access)
-            store.ensure_writable()
-            storage[name] = store.read_use()
+        storage = {name: _prove(uri, host) for name, uri in datastores}
     except Refused:
         raise
     except VdcError as error:
         raise Unready(f"Host {request.name} is not fit for service: {error}") from error
     return HostChecked(facts, storage)
+
+
+def look_for_datastore(uri: str, host: HostRef) -> StorageUse:
+    """See that an enrolled host can read and write the datastore. Raises Refused, with the reason."""
+    try:
+        return _prove(uri, host)
+    except Refused:
+        raise
+    except VdcError as error:
+        raise Unready(str(error)) from error
+
+
+def _prove(uri: str, host: HostRef) -> StorageUse:
+    store = registry.datastore(uri, host, environment().access)
+    store.ensure_writable()
+    return store.read_use()

@@ -11,7 +11,7 @@ from drivers import registry
 from tasks.environment import environment
 from vdc.errors import VdcError
 from vdc.model import HostRef
-from vdc.reconciliation import HostSeen
+from vdc.reconciliation import HostSeen, StoreSeen
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,14 @@ def observe_host(host: HostRef, networks: list[str]) -> HostSeen:
 
 
 @task(name="observe-datastore", task_run_name="observe {uri}", cache_policy=NO_CACHE, persist_result=False)
-def observe_datastore(uri: str, hosts: list[HostRef]) -> frozenset[str] | None:
-    """Names of our files in a shared datastore, by the first host that answers; None where none does."""
+def observe_datastore(uri: str, hosts: list[HostRef], *, part: bool) -> StoreSeen | None:
+    """What the first host that answers sees; None where none does. `part`: the (only) host has its own."""
     for host in hosts:
         try:
-            return frozenset(registry.datastore(uri, host, environment().access).read_files())
+            store = registry.datastore(uri, host, environment().access)
+            files, use = frozenset(store.read_files()), store.read_use()
         except VdcError as error:
             log.warning("Datastore %s cannot be read on host %s: %s", uri, host.name, error)
+        else:
+            return StoreSeen(uri, host.name if part else "", files, use, tuple(h.name for h in hosts))
     return None

@@ -79,15 +79,31 @@ def check_ssh_key(key: str) -> None:
         raise Invalid(f"SSH key {key[:40]!r} is damaged: it does not hold a key of type {parts[0]}.")
 
 
-def create_datastore(session: Session, name: str, uri: str, *, disk_format: str, actor: str) -> Datastore:
-    """`disk_format` is that of the driver which `uri` names. Raises Invalid or Conflict."""
+def create_datastore(
+    session: Session,
+    name: str,
+    uri: str,
+    *,
+    disk_format: str,
+    shared: bool = True,
+    overcommit: float | None = None,
+    actor: str,
+) -> Datastore:
+    """`disk_format` and `shared` are those of the driver which `uri` names. Raises Invalid or Conflict.
+
+    `overcommit` is how many times its size may be promised to machines; None: without limit.
+    """
     check(session, "datastore.create", name)
     require_new(session, Datastore, "Datastore", name)
+    if overcommit is not None and not 0.1 <= overcommit <= 1000:
+        raise Invalid(f"An over-commit of {overcommit:g} is refused: give a factor from 0.1 to 1000.")
     taken = session.scalars(select(Datastore.name).where(Datastore.uri == uri)).first()
     if taken is not None:
         raise Conflict(f"{uri} is datastore {taken} already.")
-    datastore = Datastore(id=new_id(), name=name, uri=uri, disk_format=disk_format)
-    _add(session, "datastore", name, datastore, {"uri": uri}, actor)
+    datastore = Datastore(
+        id=new_id(), name=name, uri=uri, disk_format=disk_format, shared=shared, overcommit=overcommit
+    )
+    _add(session, "datastore", name, datastore, {"uri": uri, "overcommit": overcommit}, actor)
     return datastore
 
 

@@ -20,6 +20,11 @@ def disk_file(vm_id: str, index: int, extension: str) -> str:
     return f"vm-{vm_id}-disk{index}.{extension}"
 
 
+def disk_prefix(vm_id: str) -> str:
+    """How the file names of all disks of a machine begin."""
+    return f"vm-{vm_id}-disk"
+
+
 def seed_file(vm_id: str) -> str:
     """File name of a machine's cloud-init seed (an ISO 9660 image) in its datastore."""
     return f"vm-{vm_id}-seed.iso"
@@ -347,6 +352,8 @@ class DomainSeen:
     """`running`, `paused`, `stopped`, `suspended`, `crashed`, or `other`."""
     vm_id: str = ""
     site: str = ""
+    stalled: bool = False
+    """Paused by the hypervisor, as there is no room for what it writes; resumed, it tries again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vdc.errors import Invalid
+from vdc.storage import Room
 
 RANK_NAMES = ("vcpu_free", "memory_free_mib", "vcpu", "memory_mib", "vms", "load_per_cpu")
 """What a rank expression may name, beside a host's labels."""
@@ -36,6 +37,10 @@ class HostLoad:
     datastore_ids: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     labels: Mapping[str, object] = field(default_factory=dict)
+    rooms: Mapping[str, Room] = field(default_factory=dict)
+    """Its own parts of datastores that are not shared, by the datastore's id."""
+    disks: int = 0
+    """How many machines of the request were placed on it."""
 
     @property
     def vcpu_free(self) -> float:
@@ -54,6 +59,7 @@ class Shape:
     memory_mib: int
     datastore_id: str
     networks: frozenset[str] = frozenset()
+    disk_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,16 @@ def refusal(host: HostLoad, shape: Shape) -> str:
         reasons.append(
             f"memory ({host.memory_free_mib:g} of {host.memory_mib:g} MiB free, {shape.memory_mib} needed)"
         )
+    if full := _full(host, shape):
+        reasons.append(full)
     return ", ".join(reasons)
+
+
+def _full(host: HostLoad, shape: Shape, machines: int = 1) -> str:
+    """Why the host's own disk cannot take so many machines; empty where it can."""
+    room = host.rooms.get(shape.datastore_id)
+    refused = room.refusal(machines, shape.disk_mib) if room else ""
+    return f"datastore {room.datastore} there: {refused}" if room and refused else ""
 
 
 def _say(host: HostLoad, refused: str) -> str:
@@ -170,7 +185,8 @@ def _say(host: HostLoad, refused: str) -> str:
 
 
 def _fits(host: HostLoad, shape: Shape) -> bool:
-    return host.vcpu_free >= shape.vcpu and host.memory_free_mib >= shape.memory_mib
+    fits = host.vcpu_free >= shape.vcpu and host.memory_free_mib >= shape.memory_mib
+    return fits and not _full(host, shape, host.disks + 1)
 
 
 def place(
@@ -192,7 +208,12 @@ def place(
     taken = set(group.host_ids) if group else set()
     # A group that must share a host is placed whole: the best host for one may be too small for all.
     together = count if group and group.policy == "affinity" else 1
-    whole = replace(shape, vcpu=shape.vcpu * together, memory_mib=shape.memory_mib * together)
+    whole = replace(
+        shape,
+        vcpu=shape.vcpu * together,
+        memory_mib=shape.memory_mib * together,
+        disk_mib=shape.disk_mib * together,
+    )
     for index, host in enumerate(loads):
         refused = (excluded or {}).get(host.host_id) or refusal(host, whole)
         if not refused and group and group.policy == "anti-affinity" and host.host_id in taken:
@@ -215,6 +236,7 @@ def place(
             vcpu_used=host.vcpu_used + shape.vcpu,
             memory_mib_used=host.memory_mib_used + shape.memory_mib,
             vms=host.vms + 1,
+            disks=host.disks + 1,
         )
         if group and group.policy == "anti-affinity":
             continue

@@ -27,7 +27,7 @@ from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.saving import SavingClaim
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.claims.volumes import Removal
-from vdc.model import DomainSeen, HostRef
+from vdc.model import DomainSeen, HostRef, StorageUse, disk_prefix
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
 from vdc.requests import PowerRequest
@@ -46,6 +46,7 @@ from vdc.schema import (
     Volume,
 )
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
+from vdc.storage import record_use
 from vdc.usage_events import vm_event
 
 DIED = "The process that worked on it died; reconcile took it back."
@@ -88,11 +89,24 @@ class HostSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSeen:
+    """What a datastore has. `host` is empty for a shared one, else whose part of it this is."""
+
+    uri: str
+    host: str
+    files: frozenset[str]
+    """Names of files of ours."""
+    use: StorageUse
+    seen_by: tuple[str, ...] = ()
+    """Names of the hosts that see the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class World:
-    """What was observed. `files` maps a datastore's URI to the names of our files in it."""
+    """What was observed; datastores that no host could read are left out."""
 
     hosts: tuple[HostSeen, ...]
-    files: Mapping[str, frozenset[str]]
+    stores: tuple[StoreSeen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,24 +251,32 @@ def _failure(session: Session, operation: Operation) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to look: each host with its uplinks, each datastore with the hosts that mount it."""
+    """Where to look: each host with its uplinks, each datastore with the hosts that mount it.
+
+    `parts` are those of datastores that each host has for itself.
+    """
 
     site: str
     hosts: tuple[tuple[HostRef, tuple[str, ...]], ...]
     datastores: tuple[tuple[str, tuple[HostRef, ...]], ...]
+    parts: tuple[tuple[str, HostRef], ...] = ()
 
 
 def read_places(session: Session) -> Places:
     hosts = {h.id: h for h in session.scalars(select(Host).order_by(Host.name))}
     mounts: dict[str, list[HostRef]] = {}
-    for uri, host_id in session.execute(
-        select(Datastore.uri, HostDatastore.host_id).join(HostDatastore).order_by(Datastore.uri)
-    ):
-        mounts.setdefault(uri, []).append(host_ref(hosts[host_id]))
+    parts: list[tuple[str, HostRef]] = []
+    query = select(Datastore.uri, Datastore.shared, HostDatastore.host_id).join(HostDatastore)
+    for uri, shared, host_id in session.execute(query.order_by(Datastore.uri)):
+        if shared:
+            mounts.setdefault(uri, []).append(host_ref(hosts[host_id]))
+        else:
+            parts.append((uri, host_ref(hosts[host_id])))
     return Places(
         session.scalars(select(Site.id)).one(),
         tuple((host_ref(h), tuple(h.networks)) for h in hosts.values()),
         tuple((uri, tuple(refs)) for uri, refs in mounts.items()),
+        tuple(parts),
     )
 
 
@@ -287,6 +309,8 @@ class Differences:
     """(machine id, host name) of machines that ended and of which something is left there."""
     leaving: list[str] = field(default_factory=list)
     """Machines whose removal was not finished."""
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    """(machine id, host name) of machines that are elsewhere, and have files on that host too."""
     settle: list[str] = field(default_factory=list)
     """Machines of which it is not known on which of two hosts they are."""
     report: list[Finding] = field(default_factory=list)
@@ -357,12 +381,8 @@ def compare(
                 continue
             _compare_one(machine, at.get(machine.vm_id, []), bool(unseen), machine.host in unseen, found)
     _leftover_files(machines, world, found)
-    found.report += [
-        Finding("file that the inventory does not know", name, uri, "left alone")
-        for uri, names in world.files.items()
-        for name in sorted(names)
-        if name.startswith("volume-") and name.partition(".part-")[0] not in volumes
-    ]
+    _unknown_volumes(volumes, world, found)
+    _copies(machines, at, world, found)
     _leftover_ports(machines, world, found)
     return found
 
@@ -402,6 +422,11 @@ def _compare_one(
         (found.missing if some_unseen else found.recover).append(machine.vm_id)
     else:
         host, domain = seen[0]
+        if domain.stalled:
+            found.report.append(
+                Finding("machine stands still: no room for what it writes", f"vm/{machine.name}", host,
+                        f"make room in its datastore, then `vdc vm resume {machine.name}`")
+            )  # fmt: skip
         if domain.state == "crashed" or (domain.state == "stopped" and machine.state is VmState.MISSING):
             found.recover.append(machine.vm_id)
         elif domain.state in ("running", "paused", "stopped", "suspended") and (
@@ -412,17 +437,55 @@ def _compare_one(
 
 def _leftover_files(machines: Mapping[str, Known], world: World, found: Differences) -> None:
     known = {(i, h) for i, h in found.leftover}
-    for uri, names in world.files.items():
-        for name in sorted(names):
+    for store in world.stores:
+        for name in sorted(store.files):
             vm_id = name[3:39] if name.startswith("vm-") else ""
             if not vm_id:
                 continue
             machine = machines.get(vm_id)
+            where = store.host or (machine.host if machine else "")
             if machine is None:
-                found.report.append(Finding("file that the inventory does not know", name, uri, "left alone"))
-            elif machine.state not in HOLDING and not machine.busy and (vm_id, machine.host) not in known:
-                known.add((vm_id, machine.host))
-                found.leftover.append((vm_id, machine.host))
+                found.report.append(_unknown_file(name, store))
+            elif machine.state not in HOLDING and not machine.busy and (vm_id, where) not in known:
+                known.add((vm_id, where))
+                found.leftover.append((vm_id, where))
+
+
+def _unknown_volumes(volumes: frozenset[str], world: World, found: Differences) -> None:
+    for store in world.stores:
+        for name in sorted(store.files):
+            if name.startswith("volume-") and name.partition(".part-")[0] not in volumes:
+                found.report.append(_unknown_file(name, store))
+
+
+def _unknown_file(name: str, store: StoreSeen) -> Finding:
+    place = f"{store.host}: {store.uri}" if store.host else store.uri
+    return Finding("file that the inventory does not know", name, place, "left alone")
+
+
+def _copies(
+    machines: Mapping[str, Known],
+    at: Mapping[str, Sequence[tuple[str, DomainSeen]]],
+    world: World,
+    found: Differences,
+) -> None:
+    """Files of live machines in the own datastore of a host on which they are not, left by a migration.
+
+    Only where the machine was seen, whole, on its own host: these files are all that there is of no machine.
+    """
+    parts = [store for store in world.stores if store.host]
+    files = {store.host: set[str]() for store in parts}
+    for store in parts:
+        files[store.host] |= store.files
+    for host, names in files.items():
+        for vm_id in sorted({name[3:39] for name in names if name.startswith("vm-")}):
+            machine = machines.get(vm_id)
+            if machine is None or machine.busy or machine.state not in SETTLED_STATES:
+                continue
+            if host == machine.host or [name for name, _ in at.get(vm_id, [])] != [machine.host]:
+                continue
+            if any(name.startswith(disk_prefix(vm_id)) for name in files.get(machine.host, ())):
+                found.copies.append((vm_id, host))
 
 
 def _leftover_ports(machines: Mapping[str, Known], world: World, found: Differences) -> None:
@@ -660,6 +723,8 @@ def record_seen(
                 .where(Vm.id.in_(vm_ids), Vm.state.in_(SETTLED_STATES))
                 .values(observed=state, observed_at=since)
             )
+    for store in world.stores:
+        record_use(session, store.uri, store.seen_by, store.use)
     for vm_id in differences.missing:
         if _untouched(session, vm_id, since):
             _record_missing(session, session.get_one(Vm, vm_id), actor)

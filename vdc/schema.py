@@ -237,18 +237,25 @@ class Datastore(Base):
     name: Mapped[str] = mapped_column(Name, unique=True)
     uri: Mapped[str] = mapped_column(String(500), unique=True)
     disk_format: Mapped[str] = mapped_column(String(10))
-    capacity_mib: Mapped[int | None]
-    free_mib: Mapped[int | None]
-    observed_at: Mapped[datetime | None]
+    shared: Mapped[bool] = mapped_column(default=True)
+    """The same files on every host; else each host has a part of its own."""
+    overcommit: Mapped[float | None] = mapped_column(Float)
+    """How many times its size may be promised to machines; NULL: without limit."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class HostDatastore(Base):
-    """This host mounts that datastore, readable and writable: proved at enrolment."""
+    """This host mounts that datastore, readable and writable: proved at enrolment.
+
+    Size and free space are what the host saw last; of a shared datastore every host has the same.
+    """
 
     __tablename__ = "host_datastores"
     host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"), primary_key=True)
     datastore_id: Mapped[str] = mapped_column(ForeignKey("datastores.id"), primary_key=True)
+    capacity_mib: Mapped[int | None]
+    free_mib: Mapped[int | None]
+    observed_at: Mapped[datetime | None]
 
 
 class Image(Base):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from vdc.errors import QuotaExceeded
 from vdc.placement import Group, HostLoad
 from vdc.schema import (
+    Datastore,
     Disk,
     Host,
     HostDatastore,
@@ -26,6 +27,7 @@ from vdc.schema import (
     Volume,
 )
 from vdc.states import HOLDING, Desired, VmState
+from vdc.storage import Room, rooms
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,11 @@ def host_loads(session: Session) -> list[HostLoad]:
     """Every host with what it carries, by name."""
     used = _used(session)
     mounted: dict[str, set[str]] = {}
+    own: dict[str, dict[str, Room]] = {}
+    stores = session.scalars(select(Datastore).where(Datastore.shared.is_(False))).all()
+    for datastore_id, parts in rooms(session, stores).items() if stores else ():
+        for part in parts:
+            own.setdefault(part.host, {})[datastore_id] = part
     for host_id, datastore_id in session.execute(select(HostDatastore.host_id, HostDatastore.datastore_id)):
         mounted.setdefault(host_id, set()).add(datastore_id)
     loads = []
@@ -221,6 +228,7 @@ def host_loads(session: Session) -> list[HostLoad]:
                 datastore_ids=frozenset(mounted.get(host.id, ())),
                 networks=frozenset(host.networks),
                 labels=host.labels,
+                rooms=own.get(host.name, {}),
             )
         )
     return loads

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import libvirt
@@ -187,7 +187,9 @@ class LibvirtHypervisor:
                 d.UUIDString() for d in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
             }
             return [
-                self._seen(domain, stats["state.state"], domain.UUIDString() in saved)
+                self._seen(
+                    domain, (stats["state.state"], stats["state.reason"]), domain.UUIDString() in saved
+                )
                 for domain, stats in seen
             ]
 
@@ -199,7 +201,7 @@ class LibvirtHypervisor:
             if domain is None:
                 return None
             try:
-                return self._seen(domain, domain.state()[0], bool(domain.hasManagedSaveImage(0)))
+                return self._seen(domain, domain.state(), bool(domain.hasManagedSaveImage(0)))
             except libvirt.libvirtError as error:
                 if error.get_error_code() in _GONE:
                     return None
@@ -680,14 +682,16 @@ class LibvirtHypervisor:
             net_tx_bytes=summed("net", "tx.bytes"),
         )
 
-    def _seen(self, domain: libvirt.virDomain, state: int, saved: bool) -> DomainSeen:
+    def _seen(self, domain: libvirt.virDomain, at: Sequence[int], saved: bool) -> DomainSeen:
         owner = self._owner(domain)
+        state, reason = at
         off = state == libvirt.VIR_DOMAIN_SHUTOFF
         return DomainSeen(
             name=domain.name(),
             state="suspended" if off and saved else _STATES.get(state, "other"),
             vm_id=owner.vm_id if owner else "",
             site=owner.site if owner else "",
+            stalled=state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
         )
 
     def _read_load(self) -> float:

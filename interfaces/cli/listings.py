@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -25,7 +26,8 @@ from vdc.schema import (
     Volume,
 )
 from vdc.states import HOLDING
-from vdc.usage import host_loads, promised_mib, tenant_use
+from vdc.storage import Room, rooms
+from vdc.usage import host_loads, tenant_use
 
 Rows = list[dict[str, Any]]
 
@@ -63,8 +65,13 @@ def hosts(session: Session) -> Rows:
 
 
 def datastores(session: Session) -> Rows:
-    """`allocated_mib` is what machines and images were promised; overlays take less on the disk."""
-    promised = promised_mib(session)
+    """`allocated_mib` is what machines and kept disks were promised; overlays take less on the disk.
+
+    Of one that each host has for itself the sizes are sums; `parts` has each host's.
+    """
+    query = select(Datastore).where(visible(session, Datastore)).order_by(Datastore.name)
+    stores = session.scalars(query).all()
+    parts = rooms(session, stores)
     counted = dict(
         session.execute(
             select(HostDatastore.datastore_id, func.count()).group_by(HostDatastore.datastore_id)
@@ -76,16 +83,29 @@ def datastores(session: Session) -> Rows:
             "name": d.name,
             "uri": d.uri,
             "disk_format": d.disk_format,
-            "capacity_mib": d.capacity_mib,
-            "free_mib": d.free_mib,
-            "allocated_mib": promised.get(d.id, 0),
+            "shared": d.shared,
+            "overcommit": d.overcommit,
+            **_summed(parts[d.id]),
             "hosts": counted.get(d.id, 0),
-            "observed_at": d.observed_at,
+            "parts": [{"host": part.host, **_summed([part])} for part in parts[d.id] if part.host],
         }
-        for d in session.scalars(
-            select(Datastore).where(visible(session, Datastore)).order_by(Datastore.name)
-        )
+        for d in stores
     ]
+
+
+def _summed(parts: Sequence[Room]) -> dict[str, Any]:
+    """Of the parts that hosts have looked at."""
+    seen = [part for part in parts if part.capacity_mib is not None]
+    capacity_mib = sum(part.capacity_mib or 0 for part in seen) if seen else None
+    allocated_mib = sum(part.allocated_mib for part in parts)
+    return {
+        "capacity_mib": capacity_mib,
+        "used_mib": sum(part.used_mib or 0 for part in seen) if seen else None,
+        "free_mib": sum(part.free_mib or 0 for part in seen) if seen else None,
+        "allocated_mib": allocated_mib,
+        "promised": round(allocated_mib / capacity_mib, 2) if capacity_mib else None,
+        "observed_at": min((part.observed_at for part in seen if part.observed_at), default=None),
+    }
 
 
 def images(session: Session) -> Rows:

@@ -40,6 +40,7 @@ from vdc.schema import (
     utc_now,
 )
 from vdc.states import Desired, VmState
+from vdc.storage import check_shared_room
 from vdc.tariffs import in_force
 from vdc.usage import Use, check_quota, check_vm_limits, group_of, host_loads
 
@@ -182,11 +183,13 @@ def _place(
     session: Session, request: DeployRequest, what: _Resolved, clouds: Mapping[str, str]
 ) -> tuple[list[str], tuple[str, ...], Burst | None]:
     """Hosts of the first machines, what the plan says of them, and the cloud of the others."""
-    shape = Shape(what.vcpu, what.memory_mib, what.datastore.id, frozenset(v.uri for v in what.vnets))
+    networks = frozenset(v.uri for v in what.vnets)
+    shape = Shape(what.vcpu, what.memory_mib, what.datastore.id, networks, what.disk_mib)
     hosts = host_loads(session)
     if not hosts and request.burst == "never":
         raise NoCapacity("There is no host yet: enroll one with `vdc host enroll`.")
     group = group_of(session, what.group) if what.group else None
+    check_shared_room(session, what.datastore, request.count, what.disk_mib)
     placement = place(request.count, shape, hosts, parse_rank(request.policy), group)
     host_ids = [host_id for host_id in placement.host_ids if host_id is not None]
     if len(host_ids) < request.count:

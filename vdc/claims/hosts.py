@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from vdc import operations
 from vdc.access import check
+from vdc.claims.deploy import host_ref
 from vdc.errors import Conflict, Invalid
-from vdc.model import HostFacts, StorageUse
+from vdc.model import HostFacts, HostRef, StorageUse
 from vdc.names import find, require_new
 from vdc.operations import Claim, Opening
 from vdc.requests import EnrollHostRequest
 from vdc.schema import Datastore, Host, HostDatastore, new_id, utc_now
+from vdc.storage import record_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,38 @@ def claim_enrolment(
     session.flush()
     for name, use in seen.storage.items():
         datastore = find(session, Datastore, "datastore", name)
-        datastore.capacity_mib, datastore.free_mib = use.capacity_mib, use.free_mib
-        datastore.observed_at = utc_now()
         session.execute(insert(HostDatastore).values(host_id=host.id, datastore_id=datastore.id))
+        record_use(session, datastore.uri, [host.name], use)
     opening = Opening("enroll", "host", host.id, host.name, request.model_dump(mode="json"))
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
     operations.close(session, claim)
     return claim
+
+
+def hosts_to_mount(session: Session, datastore: str, names: Sequence[str]) -> tuple[str, list[HostRef]]:
+    """The datastore's URI, and the hosts of these names (none: all) that are not known to mount it.
+
+    Raises NotFound.
+    """
+    store = find(session, Datastore, "datastore", datastore)
+    wanted: Sequence[Host] = [find(session, Host, "host", name) for name in names]
+    if not names:
+        wanted = session.scalars(select(Host).order_by(Host.name)).all()
+    query = select(HostDatastore.host_id).where(HostDatastore.datastore_id == store.id)
+    mounting = set(session.scalars(query))
+    return store.uri, [host_ref(host) for host in wanted if host.id not in mounting]
+
+
+def record_mounted(session: Session, datastore: str, seen: Mapping[str, StorageUse], *, actor: str) -> None:
+    """Write down that the hosts of these names mount the datastore, as was proved."""
+    store = find(session, Datastore, "datastore", datastore)
+    opening = Opening("mount", "datastore", store.id, store.name, {"hosts": sorted(seen)})
+    claim = operations.open_one(session, opening, actor=actor)
+    for name, use in seen.items():
+        host = find(session, Host, "host", name)
+        session.execute(insert(HostDatastore).values(host_id=host.id, datastore_id=store.id))
+        record_use(session, store.uri, [name], use)
+    operations.close(session, claim)
 
 
 def set_enabled(session: Session, name: str, enabled: bool, *, actor: str) -> bool:

@@ -37,6 +37,7 @@ from vdc.schema import (
     new_id,
     utc_now,
 )
+from vdc.storage import room_of
 from vdc.usage import Use, check_quota
 from vdc.usage_events import record_image_use
 
@@ -144,10 +145,10 @@ def claim_import(
     """
     target = check_import(session, request)
     datastore = find(session, Datastore, "datastore", request.datastore)
-    if datastore.free_mib is not None and size_mib > datastore.free_mib:
+    room = room_of(session, datastore, target.host.name)
+    if room.free_mib is not None and size_mib > room.free_mib:
         raise NoCapacity(
-            f"Datastore {datastore.name} has {datastore.free_mib} MiB free, "
-            f"image {request.name} needs {size_mib}."
+            f"Datastore {datastore.name} has {room.free_mib} MiB free, image {request.name} needs {size_mib}."
         )
     tenant = find(session, Tenant, "tenant", request.tenant) if request.tenant else None
     if tenant:

@@ -20,8 +20,9 @@ from vdc.errors import Invalid, InvalidState, NoCapacity, Unsupported
 from vdc.model import ShapeSeen, Size, VmSpec
 from vdc.operations import Claim, Opening
 from vdc.requests import ResizeRequest
-from vdc.schema import Disk, Image, Operation, Snapshot, Tenant, Vm
+from vdc.schema import Datastore, Disk, Image, Operation, Snapshot, Tenant, Vm
 from vdc.states import VmState, check_allowed
+from vdc.storage import room_of
 from vdc.usage import Use, check_quota, check_vm_limits, host_loads
 
 RESIZE = "resize"
@@ -199,6 +200,10 @@ def _check_capacity(session: Session, vm: Vm, more: Use) -> None:
             f"memory ({host.memory_free_mib:g} of {host.memory_mib:g} MiB free, "
             f"{more.memory_mib} more needed)"
         )
+    if more.disk_mib:
+        store = session.get_one(Datastore, _first_disk(session, vm).datastore_id)
+        if full := room_of(session, store, host.name).refusal(1, more.disk_mib):
+            missing.append(f"room in datastore {store.name}: {full}")
     if missing:
         raise NoCapacity(
             f"Machine {vm.name} is not resized: host {host.name} has not got the "

@@ -31,9 +31,8 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("uri", sa.String(length=500), nullable=False),
         sa.Column("disk_format", sa.String(length=10), nullable=False),
-        sa.Column("capacity_mib", sa.Integer(), nullable=True),
-        sa.Column("free_mib", sa.Integer(), nullable=True),
-        sa.Column("observed_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("shared", sa.Boolean(), nullable=False),
+        sa.Column("overcommit", sa.Float(), nullable=True),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datastores")),
         sa.UniqueConstraint("name", name=op.f("uq_datastores_name")),
@@ -228,6 +227,9 @@ def upgrade() -> None:
         "host_datastores",
         sa.Column("host_id", sa.String(length=36), nullable=False),
         sa.Column("datastore_id", sa.String(length=36), nullable=False),
+        sa.Column("capacity_mib", sa.Integer(), nullable=True),
+        sa.Column("free_mib", sa.Integer(), nullable=True),
+        sa.Column("observed_at", vdc.schema.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["datastore_id"], ["datastores.id"], name=op.f("fk_host_datastores_datastore_id")
         ),
