@@ -69,6 +69,8 @@ class DatastoreCapabilities:
     clone: str
     """`overlay` (only the delta is written) or `copy`."""
     snapshots: bool
+    movable: bool = False
+    """Each host has a part of its own, and a disk can be brought from one to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +155,16 @@ class Hypervisor(Protocol):
         *,
         tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
+        copy: Sequence[int] = (),
         timeout_s: float,
     ) -> MigrationResult:
         """Bring a running domain to another host without stopping it; go on with a migration under way.
 
-        Its disks and networks must be there. `tuning` is of a migration that this call begins.
-        `progress(done_bytes, total_bytes)` is called while it runs; one that takes longer than `timeout_s` is
-        aborted (DriverFailure). An error does not say where the domain is: `ensure_settled` does.
+        Its disks and networks must be there. Disks with an index in `copy` are there as they were made, under
+        the same path: what the guest has written to them since is brought too. `tuning` is of a migration
+        that this call begins. `progress(done_bytes, total_bytes)` is called while it runs; one that takes
+        longer than `timeout_s` is aborted (DriverFailure). An error does not say where the domain is:
+        `ensure_settled` does.
         """
 
     def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
@@ -270,6 +275,12 @@ class Datastore(Protocol):
 
     def ensure_disk(self, disk: DiskSpec) -> bool:
         """Make the disk where the bytes are: overlay or copy of its image, grown to its size."""
+
+    def ensure_disk_from(self, disk: DiskSpec, source: HostRef) -> bool:
+        """Copy the disk from another host's part of the datastore: whole, or not at all.
+
+        Nobody may write to it meanwhile. Raises Unsupported where disks are not `movable`.
+        """
 
     def ensure_seed(self, file: str, content: bytes) -> bool:
         """Write a small file whole; False if it was there with the same content."""

@@ -31,6 +31,7 @@ HYPERVISORS: Mapping[str, str] = {
 DATASTORES: Mapping[str, str] = {
     "qcow2": "drivers.datastore.qcow2:datastore",
     "raw": "drivers.datastore.raw:datastore",
+    "local": "drivers.datastore.local:datastore",
     "simulated": "drivers.simulated:datastore",
 }
 NETWORKS: Mapping[str, str] = {

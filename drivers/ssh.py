@@ -84,6 +84,16 @@ def address_of(uri: str) -> Address:
     return Address(parts.hostname, port, unquote(parts.username or "root"))
 
 
+def peer_of(host: HostRef) -> str:
+    """`root@10.0.0.2`: how other hosts reach this one by SSH. Raises Invalid where nothing says so."""
+    address = host.migration_address
+    name = urlsplit(address).hostname if "://" in address else address
+    parts = urlsplit(host.uri)
+    if not (name or parts.hostname):
+        raise Invalid(f"Host {host.name} has no migration address: other hosts cannot reach it.")
+    return f"{unquote(parts.username or 'root')}@{name or parts.hostname}"
+
+
 def fingerprint(key: bytes) -> str:
     """The fingerprint of a public key's wire form, as ssh-keygen shows it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
@@ -139,6 +149,12 @@ class Ssh:
         """
         timeout_s = timeout_s or self._access.call_timeout_s
         return self._execute(argv, lambda channel: _send(channel, stdin), timeout_s, what or argv[0])
+
+    def download(
+        self, argv: Sequence[str], take: Callable[[bytes], object], *, timeout_s: float, what: str
+    ) -> None:
+        """Run a command and hand its standard output to `take`, piece by piece. Raises what `run` raises."""
+        self._execute(argv, lambda channel: None, timeout_s, what, take)
 
     def upload(
         self,
@@ -218,8 +234,14 @@ class Ssh:
             client.close()
 
     def _execute(
-        self, argv: Sequence[str], feed: Callable[[paramiko.Channel], object], timeout_s: float, what: str
+        self,
+        argv: Sequence[str],
+        feed: Callable[[paramiko.Channel], object],
+        timeout_s: float,
+        what: str,
+        take: Callable[[bytes], object] | None = None,
     ) -> bytes:
+        """Returns the standard output, unless it went to `take`."""
         command = shlex.join(argv)
         deadline = time.monotonic() + timeout_s
         if not self._slots.acquire(timeout=timeout_s):
@@ -236,7 +258,8 @@ class Ssh:
                 channel.exec_command(f"timeout -k 2 {max(left_s - 1, 0.1):.1f} {command}")
                 feed(channel)
                 channel.shutdown_write()
-                output, stderr = _read(channel)
+                output = bytearray()
+                stderr = _read(channel, take or output.extend)
                 status = channel.recv_exit_status()
             except (OSError, EOFError, paramiko.SSHException) as error:
                 if watchdog.fired or isinstance(error, TimeoutError):
@@ -261,7 +284,7 @@ class Ssh:
                 command=command,
                 stderr=text,
             )
-        return output
+        return bytes(output)
 
     def _timed_out(self, what: str, timeout_s: float) -> TimedOut:
         return TimedOut(f"{self.name}: {what} did not end within {timeout_s:g} s.")
@@ -418,9 +441,12 @@ def _send(channel: paramiko.Channel, data: bytes) -> bool:
     return True
 
 
-def _read(channel: paramiko.Channel) -> tuple[bytes, bytes]:
-    """Both outputs until their end. They share one window, so neither may be left to fill up."""
-    output, stderr = bytearray(), bytearray()
+def _read(channel: paramiko.Channel, take: Callable[[bytes], object]) -> bytes:
+    """Both outputs until their end, the first one to `take`; returns the second one.
+
+    They share one window, so neither may be left to fill up.
+    """
+    stderr = bytearray()
     channel.settimeout(0.5)
     while True:
         try:
@@ -431,11 +457,12 @@ def _read(channel: paramiko.Channel) -> tuple[bytes, bytes]:
             stderr += channel.recv_stderr(_CHUNK)
         if chunk == b"":
             break
-        output += chunk or b""
+        if chunk:
+            take(chunk)
     channel.settimeout(None)
     while chunk := channel.recv_stderr(_CHUNK):
         stderr += chunk
-    return bytes(output), bytes(stderr)
+    return bytes(stderr)
 
 
 def _reason(error: BaseException) -> str:

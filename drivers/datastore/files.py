@@ -12,10 +12,11 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from drivers.ssh import Ssh
-from vdc.errors import Busy, DriverFailure, Invalid
+from vdc.errors import Busy, DriverFailure, Invalid, Unsupported
 from vdc.model import DiskSpec, FileSource, ImageSeen, ImageSpec, StorageUse
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -64,9 +65,8 @@ if [ -e "$2" ] && cmp -s -- "$3" "$2"; then echo found; else mv -f -- "$3" "$2";
 """
 )
 
-_RECEIVE = (
-    _ENTER
-    + PUBLISH
+RECEIVE = (
+    PUBLISH
     + """
 cat > "$3"
 sum=$(sha256sum < "$3")
@@ -175,7 +175,7 @@ def ensure_written(ssh: Ssh, directory: str, file: str, content: bytes) -> bool:
     """Write a small file whole, readable by its owner only. False if it was there with the same content."""
     what = f"writing {file} to {directory}"
     answer = script(ssh, _WRITE, directory, plain(file), part_of(file), what=what, stdin=content)
-    return _made(ssh, what, answer)
+    return made(ssh, what, answer)
 
 
 def ensure_image(
@@ -194,8 +194,8 @@ def ensure_image(
         raise Invalid(
             f"{source} is not the file that was inspected: sha256 {sha256}, expected {image.sha256}."
         )
-    argv = ["sh", "-c", _RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
-    return _made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
+    argv = ["sh", "-c", _ENTER + RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
+    return made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
 
 
 def ensure_image_from(
@@ -222,7 +222,7 @@ def ensure_image_from(
         if '"write" lock' in error.stderr:
             raise Busy(str(error)) from error
         raise
-    return _made(ssh, what, answer)
+    return made(ssh, what, answer)
 
 
 def read_image(ssh: Ssh, directory: str, image: ImageSpec, *, call_timeout_s: float) -> ImageSeen:
@@ -238,16 +238,21 @@ def read_image(ssh: Ssh, directory: str, image: ImageSpec, *, call_timeout_s: fl
     return ImageSeen(int(size), sha256)
 
 
-def ensure_made(ssh: Ssh, text: str, directory: str, disk: DiskSpec, *args: str, timeout_s: float) -> bool:
-    """Run a script that makes a disk: `$2` is the file, `$3` its part, `$4` the size in MiB, then `args`.
-
-    It ends in `publish "$@"`. Raises Invalid if the disk would be smaller than its image.
-    """
+def check_size(disk: DiskSpec) -> None:
+    """Raise Invalid if the disk would be smaller than its image."""
     if disk.image and disk.size_mib < disk.image.virtual_size_mib:
         raise Invalid(
             f"A disk of {disk.size_mib} MiB cannot hold image {disk.image.file} of "
             f"{disk.image.virtual_size_mib} MiB."
         )
+
+
+def ensure_made(ssh: Ssh, text: str, directory: str, disk: DiskSpec, *args: str, timeout_s: float) -> bool:
+    """Run a script that makes a disk: `$2` is the file, `$3` its part, `$4` the size in MiB, then `args`.
+
+    It ends in `publish "$@"`. Raises Invalid if the disk would be smaller than its image.
+    """
+    check_size(disk)
     what = f"making disk {disk.file} in {directory}"
     answer = script(
         ssh,
@@ -260,7 +265,12 @@ def ensure_made(ssh: Ssh, text: str, directory: str, disk: DiskSpec, *args: str,
         what=what,
         timeout_s=timeout_s,
     )
-    return _made(ssh, what, answer)
+    return made(ssh, what, answer)
+
+
+def not_movable(disk: DiskSpec) -> NoReturn:
+    """Raise Unsupported: what the disk is made from is on one host, or the same on all of them."""
+    raise Unsupported(f"{disk.file} is in a datastore whose disks are not copied from host to host.")
 
 
 def ensure_removed(ssh: Ssh, directory: str, files: Sequence[str]) -> bool:
@@ -282,7 +292,8 @@ def read_sha256(ssh: Ssh, directory: str, file: str) -> str:
     return answer.split()[0]
 
 
-def _made(ssh: Ssh, what: str, answer: str) -> bool:
+def made(ssh: Ssh, what: str, answer: str) -> bool:
+    """What a script that ends in `publish` has answered: whether it was this call that made the file."""
     word = answer.strip()
     if word not in ("made", "found"):
         raise DriverFailure(

@@ -78,6 +78,9 @@ class RawDatastore:
             timeout_s=self._access.call_timeout_s + copied_mib / files.SLOWEST_COPY_MIB,
         )
 
+    def ensure_disk_from(self, disk: DiskSpec, source: HostRef) -> bool:
+        files.not_movable(disk)
+
     def ensure_seed(self, file: str, content: bytes) -> bool:
         return files.ensure_written(self._ssh, self._directory, file, content)
 

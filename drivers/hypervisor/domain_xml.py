@@ -139,6 +139,11 @@ def _devices(spec: DomainSpec) -> etree._Element:
     return devices
 
 
+def device_of(index: int) -> str:
+    """What a machine's disk is called in its description: `vda`, `vdb`, ..."""
+    return f"vd{chr(ord('a') + index)}"
+
+
 def device(attachment: DeviceAttachment) -> str:
     """One device's XML, as it is in the domain's."""
     match attachment:
@@ -192,7 +197,7 @@ def _disk(disk: DiskAttachment) -> etree._Element:
         "disk",
         _element("driver", name="qemu", type=disk.format, cache="none", io="native", discard="unmap"),
         _element("source", file=disk.path),
-        _element("target", dev=f"vd{chr(ord('a') + disk.index)}", bus="virtio"),
+        _element("target", dev=device_of(disk.index), bus="virtio"),
         type="file",
         device="disk",
     )

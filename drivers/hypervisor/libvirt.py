@@ -310,6 +310,7 @@ class LibvirtHypervisor:
         *,
         tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
+        copy: Sequence[int] = (),
         timeout_s: float,
     ) -> MigrationResult:
         peer = _peer(destination, self._access)
@@ -326,7 +327,7 @@ class LibvirtHypervisor:
                 f"{self._host.name}: domain {name} does not run there: it cannot be migrated.",
                 host=self._host.name,
             )
-        self._migrate(name, destination, tuning, deadline, progress)
+        self._migrate(name, destination, tuning, copy, deadline, progress)
         return peer._read_migration(name)
 
     def ensure_settled(self, name: str, destination: HostRef, *, timeout_s: float) -> MigrationResult | None:
@@ -361,6 +362,7 @@ class LibvirtHypervisor:
         name: str,
         destination: HostRef,
         tuning: MigrationTuning,
+        copy: Sequence[int],
         deadline: float,
         progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -373,7 +375,7 @@ class LibvirtHypervisor:
 
         def run() -> None:
             try:
-                migration.start(conn.lookupByName(name), uri, destination, tuning)
+                migration.start(conn.lookupByName(name), uri, destination, tuning, copy)
             except libvirt.libvirtError as error:
                 failures.append(error)
             finally:
@@ -439,8 +441,11 @@ class LibvirtHypervisor:
             stats = self._call(
                 f"watching the migration of {name}", lambda conn: conn.lookupByName(name).jobStats()
             )
-            if total := stats.get("memory_total"):
-                progress(total - stats.get("memory_remaining", 0), total)
+            # Disks that are copied are counted apart from the memory.
+            total = stats.get("memory_total", 0) + stats.get("disk_total", 0)
+            left = stats.get("memory_remaining", 0) + stats.get("disk_remaining", 0)
+            if total:
+                progress(total - left, total)
 
     def _abort(self, name: str) -> None:
         # Too late, or there is no such job any more: what then is, is looked at anyway.

@@ -6,11 +6,13 @@ truth is not what a call returned, but where the domain runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import libvirt
 
+from drivers.hypervisor.domain_xml import device_of
 from vdc.errors import Invalid
 from vdc.model import HostRef, MigrationResult, MigrationTuning
 
@@ -82,9 +84,23 @@ def _busy(domain: libvirt.virDomain) -> bool:
         raise
 
 
-def start(domain: libvirt.virDomain, uri: str, destination: HostRef, tuning: MigrationTuning) -> None:
-    """Have the source's libvirt migrate the domain; returns when it has. Raises libvirtError."""
-    params: dict[str, str | int] = {}
+def start(
+    domain: libvirt.virDomain,
+    uri: str,
+    destination: HostRef,
+    tuning: MigrationTuning,
+    copy: Sequence[int] = (),
+) -> None:
+    """Have the source's libvirt migrate the domain; returns when it has. Raises libvirtError.
+
+    Disks with an index in `copy` are there on the destination, on the same image: what is above that is
+    sent ahead of the memory, and kept in step until the guest goes over.
+    """
+    params: dict[str, str | int | list[str]] = {}
+    flags = FLAGS | (libvirt.VIR_MIGRATE_AUTO_CONVERGE * tuning.auto_converge)
+    if copy:
+        params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = [device_of(index) for index in copy]
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC
     if data := data_uri(destination):
         params[libvirt.VIR_MIGRATE_PARAM_URI] = data
     if tuning.bandwidth_mib_s is not None:
@@ -92,7 +108,7 @@ def start(domain: libvirt.virDomain, uri: str, destination: HostRef, tuning: Mig
     if tuning.max_downtime_ms is not None:
         # No parameter of the migration itself. QEMU keeps it should the machine stay here.
         domain.migrateSetMaxDowntime(tuning.max_downtime_ms)
-    domain.migrateToURI3(uri, params, FLAGS | (libvirt.VIR_MIGRATE_AUTO_CONVERGE * tuning.auto_converge))
+    domain.migrateToURI3(uri, params, flags)
 
 
 def judge(here: Standing | None, there: Standing | None) -> Verdict | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import libvirt
 from lxml import etree
 
+from drivers.hypervisor.domain_xml import device_of
 from drivers.hypervisor.power import Caller
 from drivers.ssh import Ssh
 from vdc.errors import Busy, DriverFailure
@@ -48,17 +49,12 @@ def read(domain: libvirt.virDomain, disks: Sequence[int]) -> ShapeSeen:
         max_vcpu=most,
         memory_mib=_memory_kib(domain, on) // 1024,
         max_memory_mib=domain.maxMemory() // 1024,
-        disks_mib=tuple(domain.blockInfo(device(n))[0] // MIB for n in disks),
+        disks_mib=tuple(domain.blockInfo(device_of(n))[0] // MIB for n in disks),
     )
 
 
 def _memory_kib(domain: libvirt.virDomain, on: bool) -> int:
     return int(domain.memoryStats()["actual"] if on else domain.info()[2])
-
-
-def device(index: int) -> str:
-    """Of a disk, as the domain's description calls it."""
-    return f"vd{chr(ord('a') + index)}"
 
 
 def plug(call: Caller, name: str, vcpu: int, timeout_s: float) -> None:
@@ -120,9 +116,9 @@ def balloon(call: Caller, name: str, memory_mib: int, timeout_s: float) -> None:
 
 def grow_running(domain: libvirt.virDomain, index: int, size_mib: int) -> bool:
     """Raises libvirtError."""
-    if domain.blockInfo(device(index))[0] >= size_mib * MIB:
+    if domain.blockInfo(device_of(index))[0] >= size_mib * MIB:
         return False
-    domain.blockResize(device(index), size_mib * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    domain.blockResize(device_of(index), size_mib * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
     return True
 
 

@@ -34,11 +34,15 @@ def datastore_capabilities(uri: str) -> DatastoreCapabilities:
         raise Invalid(f"There is no datastore {name!r} in {path}.")
     shared, disk_format = row
     overlay = disk_format == "qcow2"
-    return DatastoreCapabilities(bool(shared), disk_format, "overlay" if overlay else "copy", overlay)
+    clone = "overlay" if overlay else "copy"
+    return DatastoreCapabilities(bool(shared), disk_format, clone, overlay, movable=not shared)
 
 
 class SimulatedDatastore:
-    """Files of one datastore, seen from one host; a local datastore has other files on every host."""
+    """Files of one datastore, seen from one host; a local datastore has other files on every host.
+
+    Images of a local one are kept as files of no host too, from which a host gets its copy when it needs one.
+    """
 
     def __init__(self, uri: str, host: HostRef, access: Access) -> None:
         self._path, self._name = parse_uri(uri, "datastore")
@@ -104,6 +108,7 @@ class SimulatedDatastore:
                 virtual_mib=image.virtual_size_mib,
                 checksum=bytes.fromhex(image.sha256),
             )
+            self._keep(call, image.file)
             return True
 
     def ensure_image_from(self, image: ImageSpec, source: FileSource) -> bool:
@@ -113,6 +118,8 @@ class SimulatedDatastore:
         with self._call("ensure_image_from", image.file) as call:
             if self._has(call, image.file):
                 return False
+            if source.whole:
+                self._bring(call, source.file)
             self._check_unused(call, source)
             content = self._content(call, source)
             # What an overlay shows is in two files: how much of it there is, nobody knows here.
@@ -127,6 +134,7 @@ class SimulatedDatastore:
                 checksum = self._checksum(call, source.file)
             self._put(call, image.file, size, virtual_mib=image.virtual_size_mib, checksum=checksum)
             self._write(call, image.file, content)
+            self._keep(call, image.file)
             return True
 
     def read_image(self, image: ImageSpec) -> ImageSeen:
@@ -147,6 +155,8 @@ class SimulatedDatastore:
             if self._has(call, disk.file):
                 return False
             if disk.image and not self._has(call, disk.image.file):
+                self._bring(call, disk.image.file)
+            if disk.image and not self._has(call, disk.image.file):
                 raise call.failure(
                     f"Could not open '{self.path(disk.image.file)}': No such file or directory"
                 )
@@ -161,6 +171,28 @@ class SimulatedDatastore:
             if disk.image:
                 as_it_is = FileSource(disk.image.file, disk.image.format, disk.image.virtual_size_mib)
                 self._write(call, disk.file, self._content(call, as_it_is))
+            return True
+
+    def ensure_disk_from(self, disk: DiskSpec, source: HostRef) -> bool:
+        _plain(disk.file)
+        if not self.capabilities.movable:
+            raise Unsupported(f"{disk.file} is in a datastore whose disks are not copied from host to host.")
+        peer = parse_uri(source.uri, "host")[1]
+        with self._call("ensure_disk_from", disk.file) as call:
+            if self._has(call, disk.file):
+                return False
+            if disk.image:
+                self._bring(call, disk.image.file)
+            if call.has_fault("halfway"):
+                self._put(call, disk.file + PART, 1)
+            call.fail_if("halfway")
+            if not self._copy(call, disk.file, peer, self._host):
+                raise call.failure(f"{peer}: {self.path(disk.file)}: No such file or directory")
+            call.execute(
+                "INSERT INTO disk_content SELECT datastore, ?, file, content FROM disk_content"
+                " WHERE datastore = ? AND host = ? AND file = ?",
+                (self._host, self._name, peer, disk.file),
+            )
             return True
 
     def ensure_seed(self, file: str, content: bytes) -> bool:
@@ -189,6 +221,9 @@ class SimulatedDatastore:
                 if index == 1:
                     call.fail_if("halfway")
                 removed |= self._drop(call, file) | self._drop_parts(call, file)
+                if self.capabilities.movable and file.startswith("image-"):
+                    kept = "DELETE FROM files WHERE datastore = ? AND host = '' AND name = ?"
+                    removed |= call.execute(kept, (self._name, file)).rowcount > 0
             return removed
 
     def check_disk(self, file: str) -> list[str]:
@@ -242,6 +277,30 @@ class SimulatedDatastore:
             " virtual_mib = excluded.virtual_mib, backing = excluded.backing, checksum = excluded.checksum",
             (*self._key, file, size, virtual_mib, backing, checksum),
         )
+
+    def _copy(self, call: Call, file: str, source: str, target: str) -> bool:
+        """A local datastore's file from one host to another, if it is there; empty: the control machine."""
+        there = call.one(
+            "SELECT size FROM files WHERE datastore = ? AND host = ? AND name = ?", (self._name, source, file)
+        )
+        if there is None:
+            return False
+        if target:
+            self._check_space(call, there[0])
+        call.execute(
+            "INSERT OR IGNORE INTO files SELECT datastore, ?, name, size, virtual_mib, backing, checksum"
+            " FROM files WHERE datastore = ? AND host = ? AND name = ?",
+            (target, self._name, source, file),
+        )
+        return True
+
+    def _bring(self, call: Call, file: str) -> None:
+        if self.capabilities.movable and not self._has(call, file):
+            self._copy(call, file, "", self._host)
+
+    def _keep(self, call: Call, file: str) -> None:
+        if self.capabilities.movable:
+            self._copy(call, file, self._host, "")
 
     def _check_unused(self, call: Call, source: FileSource) -> None:
         """Raise Busy where a guest may write to what is to be read."""

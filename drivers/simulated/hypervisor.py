@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -245,6 +245,7 @@ class SimulatedHypervisor:
         *,
         tuning: MigrationTuning = UNTUNED,
         progress: Callable[[int, int], None] | None = None,
+        copy: Sequence[int] = (),
         timeout_s: float,
     ) -> MigrationResult:
         peer = self._peer(destination)
@@ -270,6 +271,11 @@ class SimulatedHypervisor:
                 with call.outside():
                     progress(0, MIB)
                     progress(MIB, MIB)
+            for index in copy:
+                path = json.loads(spec)["files"][index]
+                source, target = (snapshots.place(call.execute, h, path) for h in (self._host, peer._host))
+                written = snapshots.content(call.execute, source)
+                call.execute("REPLACE INTO disk_content VALUES (?, ?, ?, ?)", (*target, written))
             peer._set_state(call, name, "running")
             self._forget(call, name)
             return MigrationResult(0.0, DOWNTIME_S)

@@ -65,6 +65,7 @@ CALLS = (
     "datastore.ensure_image_from",
     "datastore.read_image",
     "datastore.ensure_disk",
+    "datastore.ensure_disk_from",
     "datastore.ensure_seed",
     "datastore.ensure_removed",
     "datastore.check_disk",

@@ -140,6 +140,10 @@ class Bench:
         """A host that mounts the same datastore, if it is a shared one."""
         raise NotImplementedError
 
+    def second_hand(self) -> Hand:
+        """The hand of the second host, where it has a part of the datastore of its own."""
+        raise NotImplementedError
+
     def unreachable_host(self) -> HostRef:
         """A host that is known and does not answer."""
         raise NotImplementedError

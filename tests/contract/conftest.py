@@ -25,7 +25,10 @@ DATASTORES = [
     _simulated("simulated-copy", disk_format="raw"),
     _lab("qcow2", datastore="qcow2"),
     _lab("raw", datastore="raw"),
+    _simulated("simulated-local", shared=False),
+    _lab("local", datastore="local"),
 ]
+LOCAL_DATASTORES = DATASTORES[-2:]
 NETWORKS = [
     _simulated("simulated-vlan"),
     _simulated("simulated-bridge", vlan=False),
@@ -56,6 +59,12 @@ def hypervisor_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
 
 @pytest.fixture(params=DATASTORES)
 def datastore_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    yield from _bench(request, tmp_path)
+
+
+@pytest.fixture(params=LOCAL_DATASTORES)
+def local_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """With a datastore of which each host has a part of its own."""
     yield from _bench(request, tmp_path)
 
 

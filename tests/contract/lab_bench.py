@@ -13,9 +13,9 @@ from pathlib import Path
 
 import libvirt
 
-from deployments.lab.state import SHARED_DATASTORE
+from deployments.lab.state import LOCAL_DATASTORE, SHARED_DATASTORE
 from drivers import ssh as ssh_module
-from tests.contract.bench import MIB, Bench
+from tests.contract.bench import MIB, Bench, Hand
 from tests.lab_fixture import LabAccess
 from vdc.model import DomainSpec, HostRef
 
@@ -25,25 +25,32 @@ CHIP_BYTE = "0x60"
 
 
 class LabBench(Bench):
-    """A bench on the first host of a lab, in a directory of the shared datastore of its own."""
+    """A bench on the first host of a lab, in a directory of its own."""
 
     def __init__(
         self, lab: LabAccess, directory: Path, *, datastore: str = "qcow2", network: str = "vlan"
     ) -> None:
         self._lab = lab
         name = f"contract-{secrets.token_hex(4)}"
-        shared = lab.lab.datastore / name
-        shared.mkdir()
-        bridge = {"vlan": "ovsbr0", "bridge": "br0"}[network]
-        hand = LabHand(lab, shared, network, bridge)
-        super().__init__(
-            lab.host("h1"),
-            lab.access,
-            f"{datastore}://{SHARED_DATASTORE}/{name}",
-            f"{network}://{bridge}",
-            hand,
-            directory,
-        )
+        uri = f"{datastore}://{SHARED_DATASTORE}/{name}"
+        self._directories = [lab.lab.datastore / name]
+        if datastore == "local":
+            uri = f"local://{LOCAL_DATASTORE}/{name}?images={directory / 'images'}"
+            of_lab = lab.lab.home / "lab" / lab.lab.lab_id
+            self._directories = [of_lab / host / "local" / name for host in ("h1", "h2")]
+        for made in self._directories:
+            made.mkdir()
+        self._network, self._bridge = network, {"vlan": "ovsbr0", "bridge": "br0"}[network]
+        hand = LabHand(lab, "h1", self._directories[0], network, self._bridge)
+        super().__init__(lab.host("h1"), lab.access, uri, f"{network}://{self._bridge}", hand, directory)
+
+    def second_hand(self) -> Hand:
+        return LabHand(self._lab, "h2", self._directories[1], self._network, self._bridge)
+
+    def close(self) -> None:
+        super().close()
+        for made in self._directories:
+            shutil.rmtree(made)
 
     def second_host(self) -> HostRef:
         return self._lab.host("h2")
@@ -60,12 +67,12 @@ class LabBench(Bench):
 
 
 class LabHand:
-    """The second hand on a lab's first host."""
+    """The second hand on a host of a lab; `directory` is that of the datastore, as seen from here."""
 
-    def __init__(self, lab: LabAccess, shared: Path, network: str, bridge: str) -> None:
-        self._ssh = ssh_module.connection(lab.host("h1"), lab.access)
-        self._uri = lab.host("h1").uri
-        self._shared = shared
+    def __init__(self, lab: LabAccess, host: str, directory: Path, network: str, bridge: str) -> None:
+        self._ssh = ssh_module.connection(lab.host(host), lab.access)
+        self._uri = lab.host(host).uri
+        self._directory = directory
         self._network = network
         self._openvswitch = network == "vlan"
         self._bridge = bridge
@@ -87,7 +94,7 @@ class LabHand:
 
     def damage(self, file: str) -> None:
         """Its first block of reference counts, found by its header (docs/interop/qcow2.txt of QEMU)."""
-        with (self._shared / file).open("r+b") as image:
+        with (self._directory / file).open("r+b") as image:
             image.seek(48)
             table = int.from_bytes(image.read(8), "big")
             image.seek(table)
@@ -95,7 +102,7 @@ class LabHand:
             image.write(b"\0" * 16)
 
     def plant_file(self, file: str, size: int) -> None:
-        (self._shared / file).write_bytes(b"x" * size)
+        (self._directory / file).write_bytes(b"x" * size)
 
     def plant_port(self, device: str) -> None:
         self._ports.append(device)
@@ -127,7 +134,7 @@ class LabHand:
 
     def virtual_size_mib(self, file: str) -> int:
         info = subprocess.run(
-            ["qemu-img", "info", "--output=json", "-U", str(self._shared / file)],
+            ["qemu-img", "info", "--output=json", "-U", str(self._directory / file)],
             check=True,
             capture_output=True,
             timeout=60,
@@ -137,7 +144,7 @@ class LabHand:
 
     def holds_image(self, file: str, source: Path) -> bool:
         compared = subprocess.run(
-            ["qemu-img", "compare", "-U", str(self._shared / file), str(source)],
+            ["qemu-img", "compare", "-U", str(self._directory / file), str(source)],
             stdout=subprocess.DEVNULL,
             timeout=60,
         )
@@ -163,7 +170,7 @@ class LabHand:
             self._in_file(spec, "-c", command)
 
     def _in_file(self, spec: DomainSpec, *argv: str) -> str:
-        command = ["qemu-io", *argv, str(self._shared / Path(spec.disks[0].path).name)]
+        command = ["qemu-io", *argv, str(self._directory / Path(spec.disks[0].path).name)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def _is_on(self, spec: DomainSpec) -> bool:
@@ -211,4 +218,3 @@ class LabHand:
         else:
             for device in (*self._ports, self._loose):
                 self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", device)
-        shutil.rmtree(self._shared)

@@ -6,18 +6,20 @@ from pathlib import Path
 
 from drivers.contract import Access
 from drivers.simulated import Simulation, Store, Switch
-from tests.contract.bench import Bench
+from tests.contract.bench import Bench, Hand
 from vdc.model import DomainSpec, HostRef
 
 
 class SimulatedBench(Bench):
     """A bench in a file."""
 
-    def __init__(self, directory: Path, *, disk_format: str = "qcow2", vlan: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, disk_format: str = "qcow2", shared: bool = True, vlan: bool = True
+    ) -> None:
         self.simulation = Simulation.create(
             directory / "dc.db",
             ["h1", "h2", "h3"],
-            [Store("store", disk_format=disk_format)],
+            [Store("store", shared, disk_format)],
             [Switch("trunk0", vlan), Switch("loose", vlan)],
         )
         self.simulation.host_down("h3")
@@ -27,12 +29,15 @@ class SimulatedBench(Bench):
             access,
             self.simulation.datastore_uri("store"),
             self.simulation.network_uri("trunk0"),
-            SimulatedHand(self.simulation),
+            SimulatedHand(self.simulation, "" if shared else "h1"),
             directory,
         )
 
     def second_host(self) -> HostRef:
         return self.simulation.host("h2")
+
+    def second_hand(self) -> Hand:
+        return SimulatedHand(self.simulation, "h2")
 
     def unreachable_host(self) -> HostRef:
         return self.simulation.host("h3")
@@ -45,14 +50,15 @@ class SimulatedBench(Bench):
 class SimulatedHand:
     """The second hand in a simulated datacenter."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, host: str) -> None:
         self._simulation = simulation
+        self._host = host
 
     def plant_file(self, file: str, size: int) -> None:
-        self._simulation.add_file("store", file, size)
+        self._simulation.add_file("store", file, size, self._host)
 
     def damage(self, file: str) -> None:
-        self._simulation.damage("store", file, "1 errors were found on the image.")
+        self._simulation.damage("store", file, "1 errors were found on the image.", self._host)
 
     def plant_port(self, device: str) -> None:
         self._simulation.add_port("h1", "trunk0", device)
@@ -71,7 +77,7 @@ class SimulatedHand:
         self._simulation.give_nothing_back(name)
 
     def virtual_size_mib(self, file: str) -> int:
-        return self._simulation.virtual_size_mib("store", file)
+        return self._simulation.virtual_size_mib("store", file, self._host)
 
     def holds_image(self, file: str, source: Path) -> bool:
         return source.exists()  # there are no bytes to compare

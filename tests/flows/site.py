@@ -269,7 +269,7 @@ class Site:
         with read_session(self.url) as session:
             return {
                 table.name: sorted(
-                    str({k: v for k, v in row.items() if k not in ("observed_at", "load_1m")})
+                    str({k: v for k, v in row.items() if k not in ("observed_at", "load_1m", "free_mib")})
                     for row in session.execute(select(table)).mappings()
                 )
                 for table in Vm.metadata.sorted_tables

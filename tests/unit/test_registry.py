@@ -61,7 +61,7 @@ def test_child_of_a_fork_has_its_own_objects() -> None:
 
 @pytest.mark.parametrize("uri", ["", "nfs://h/x", "/srv/vdc", "QCOW:///srv"])
 def test_unknown_scheme_names_the_known_ones(uri: str) -> None:
-    with pytest.raises(Invalid, match="should be one of qcow2, raw, simulated"):
+    with pytest.raises(Invalid, match="should be one of local, qcow2, raw, simulated"):
         registry.datastore(uri, HOST, ACCESS)
     with pytest.raises(Invalid, match="should be one of bridge, simulated, vlan"):
         registry.network(uri, HOST, ACCESS)
