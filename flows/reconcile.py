@@ -10,6 +10,7 @@ from tasks.batches import claimed, fenced, read, recorded
 from tasks.clouds import converge_clouds
 from tasks.converging import (
     clean,
+    clean_copies,
     finish,
     finish_devices,
     finish_leaving,
@@ -60,6 +61,7 @@ def reconcile() -> list[Finding]:
         findings += remove_unfinished_volumes(since)
         findings += remove_unfinished_images(since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
+        findings += clean_copies(differences.copies, [host for host, _ in places.hosts], since)
         findings += release_due(since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)

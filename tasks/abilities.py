@@ -22,5 +22,6 @@ def abilities() -> Abilities:
         migrating=frozenset(uri for uri, can in of_hosts.items() if can.live_migration),
         snapshotting=frozenset(uri for uri, can in of_hosts.items() if can.snapshots),
         shared=frozenset(uri for uri, can in of_datastores.items() if can.shared),
+        movable=frozenset(uri for uri, can in of_datastores.items() if can.movable),
         snapshot_disks=frozenset(uri for uri, can in of_datastores.items() if can.snapshots),
     )

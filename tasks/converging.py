@@ -18,6 +18,7 @@ from tasks.images import remove_and_record as remove_and_record_image
 from tasks.machines import provision_vm, teardown_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
+from tasks.own_storage import drop_copies_of
 from tasks.power import power_vm
 from tasks.releasing import make_machines
 from tasks.resizing import resize_and_record
@@ -297,6 +298,27 @@ def clean(leftovers: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since:
         findings += _act(
             batch, "cleaning", teardown_vm, record_cleaned, "left by an ended machine", "removed"
         )
+    return findings
+
+
+def clean_copies(
+    copies: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime
+) -> list[Finding]:
+    """Remove disks that a migration has left on a host where the machine is not."""
+    findings: list[Finding] = []
+    for host in hosts:
+        ids = [vm_id for vm_id, name in copies if name == host.name]
+        batch = claimed(reconciliation.claim_machines, "clean", ids, since=since) if ids else None
+        if batch is None:
+            continue
+        with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+            recorder = Recorder(done=record_cleaned, failed=record_cleaned)
+            act_on_each("cleaning", drop_copies_of, batch.machines, fence, recorder, given={"where": host})
+        error = recorded(close_batch, batch.claim)
+        findings += [
+            Finding("disk left by a migration", f"vm/{m.spec.name}", host.name, error or "removed")
+            for m in batch.machines
+        ]
     return findings
 
 

@@ -35,24 +35,28 @@ def upload_image(image: ImageClaim, source: Path, fence: Fence) -> None:
 
 @task(name="remove-image", task_run_name="remove {image.name}", **retrying())
 def remove_image(image: ImageClaim, fence: Fence) -> None:
-    """Remove an image's file, and half-written forms of it, by whichever host that has it answers."""
+    """Remove an image's file, and half-written forms of it."""
     remove_file(image.target, image.image.file, image.claim, fence)
 
 
 def remove_file(target: ImageTarget, file: str, claim: Claim, fence: Fence) -> None:
-    """Remove a file of a datastore by the first host that has it and answers."""
+    """Remove a file of a datastore: by whichever host that has it answers.
+
+    Where each host may have it for itself: on all of them. Raises HostUnreachable where that is not all done.
+    """
     shared = registry.datastore_capabilities(target.datastore_uri).shared
     away: HostUnreachable | None = None
-    for host in (target.host, *(target.others if shared else ())):
+    for host in (target.host, *target.others):
         fence.check(claim)
         try:
             store_of(target, host).ensure_removed([file])
         except HostUnreachable as error:
             away = away or error
         else:
-            return
-    assert away is not None, "there is at least one host"
-    raise away
+            if shared:
+                return
+    if away is not None:
+        raise away
 
 
 def remove_and_record(image: ImageClaim, fence: Fence, why: str = "") -> None:

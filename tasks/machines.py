@@ -32,7 +32,7 @@ def ensure_networks(spec: VmSpec) -> Iterator[Call]:
         yield partial(network.ensure_network, nic.vnet)
 
 
-def _ensure_disks(spec: VmSpec) -> Iterator[Call]:
+def ensure_disks(spec: VmSpec) -> Iterator[Call]:
     access = environment().access
     for disk in spec.disks:
         store = registry.datastore(disk.datastore_uri, spec.host, access)
@@ -71,18 +71,23 @@ def remove_ports(spec: VmSpec) -> Iterator[Call]:
         yield partial(network.ensure_ports_removed, names)
 
 
-def _remove_files(spec: VmSpec) -> Iterator[Call]:
+def files_of(spec: VmSpec) -> dict[str, list[str]]:
+    """Names of a machine's files, by the URI of their datastore."""
     files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
     for disk in spec.disks:
         files.setdefault(disk.datastore_uri, []).append(disk.file)
-    for uri, names in files.items():
+    return files
+
+
+def _remove_files(spec: VmSpec) -> Iterator[Call]:
+    for uri, names in files_of(spec).items():
         store = registry.datastore(uri, spec.host, environment().access)
         yield partial(store.ensure_removed, names)
 
 
 PROVISION: Mapping[str, Step] = {
     "ensure network": ensure_networks,
-    "ensure disk": _ensure_disks,
+    "ensure disk": ensure_disks,
     "ensure seed": ensure_seed,
     "define": ensure_defined,
     "start": ensure_started,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,13 +15,16 @@ from drivers.contract import Datastore, Hypervisor
 from tasks import progress
 from tasks.batches import recorded
 from tasks.environment import environment
-from tasks.machines import Call, Step, ensure_defined, ensure_networks, remove_ports, run_steps
+from tasks.machines import Call, Step, ensure_defined, ensure_networks, files_of, remove_ports, run_steps
+from tasks.own_storage import drop_copies, is_own, own_disks, prepare
+from tasks.power import steps_of
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.claims.migrate import Move, record_settled, record_unsettled
 from vdc.errors import DriverFailure, OperationFailed, Superseded, VdcError
 from vdc.model import MigrationResult, VmSpec
 from vdc.operations import Fence
+from vdc.requests import PowerRequest
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +32,13 @@ MIB = 2**20
 
 
 def _find_files(spec: VmSpec) -> Iterator[Call]:
-    """Its disks and seed must be seen on the host that it goes to."""
-    files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
-    for disk in (*spec.disks, *spec.cdroms):
-        files.setdefault(disk.datastore_uri, []).append(disk.file)
+    """Its disks and seed must be seen on the host that it goes to, but for those that are taken along."""
+    files = files_of(spec)
+    for cdrom in spec.cdroms:
+        files.setdefault(cdrom.datastore_uri, []).append(cdrom.file)
     for uri, names in files.items():
+        if is_own(uri):
+            continue
         store = registry.datastore(uri, spec.host, environment().access)
         yield partial(require_files, store, names, spec.host.name)
 
@@ -57,12 +63,18 @@ def migrate_vm(move: Move, fence: Fence) -> MigrationResult:
 
     Where this raises, the machine may be on either host: `settle_vm` finds out.
     """
-    there = Machine(move.claim, replace(move.spec, host=move.target))
+    here, there = Machine(move.claim, move.spec), Machine(move.claim, replace(move.spec, host=move.target))
+    own = own_disks(move.spec)
+    if own or move.restart:
+        # An attempt before this one may be under way, or may have come further than it could tell.
+        settled = _settle_domain(move, fence)
+        if settled is not None:
+            return settled
     run_steps(PREPARE, there, fence)
     if move.cold:
-        run_steps({"define": ensure_defined}, there, fence)
-        run_steps({"undefine": _undefine}, Machine(move.claim, move.spec), fence)
-        return MigrationResult(None, None)
+        return _move_cold(move, here, there, fence)
+    if own:
+        run_steps(prepare(move.spec.host, copy=False), there, fence)
     results: list[MigrationResult] = []
 
     def migrate(spec: VmSpec) -> Iterator[Call]:
@@ -73,12 +85,37 @@ def migrate_vm(move: Move, fence: Fence) -> MigrationResult:
                 move.target,
                 tuning=move.tuning,
                 progress=partial(_report, f"migrating {spec.name}"),
+                copy=own,
                 timeout_s=environment().settings.migration_timeout_s,
             )
         )
 
-    run_steps({"migrate": migrate}, Machine(move.claim, move.spec), fence)
+    run_steps({"migrate": migrate}, here, fence)
     return results[0]
+
+
+def _move_cold(move: Move, here: Machine, there: Machine, fence: Fence) -> MigrationResult:
+    """The source forgets the machine last: until it runs on the target, or that is done, it is here."""
+    began = time.monotonic()
+    if move.restart:
+        asked = PowerRequest(verb="stop", vms=[], timeout_s=move.stop_timeout_s)
+        run_steps(steps_of(here, asked), here, fence)
+    stopped = time.monotonic()
+    if own_disks(move.spec):
+        run_steps(prepare(move.spec.host, copy=True), there, fence)
+    run_steps({"define": ensure_defined}, there, fence)
+    if move.restart:
+        run_steps({"start": _start}, there, fence)
+    started = time.monotonic()
+    run_steps({"undefine": _undefine}, here, fence)
+    if move.restart:
+        return MigrationResult(time.monotonic() - began, started - stopped)
+    return MigrationResult(None, None)
+
+
+def _start(spec: VmSpec) -> Iterator[Call]:
+    hypervisor = registry.hypervisor(spec.host, environment().access)
+    yield partial(hypervisor.ensure_started, spec.domain)
 
 
 def _undefine(spec: VmSpec) -> Iterator[Call]:
@@ -104,7 +141,29 @@ def _report(what: str, done_bytes: int, total_bytes: int) -> None:
 
 @task(name="settle-vm", task_run_name="settle {move.spec.name}", **retrying())
 def settle_vm(move: Move, fence: Fence) -> MigrationResult | None:
-    """See to it that the machine is on exactly one of its two hosts: its result on the target, else None."""
+    """See to it that the machine is on exactly one of its two hosts: its result on the target, else None.
+
+    One that was stopped for it is started there. What the other host has of it is removed.
+    """
+    result = _settle_domain(move, fence)
+    home, left = move.spec.host, move.target
+    if result is not None:
+        home, left = left, home
+    if move.restart:
+        run_steps({"start": _start}, Machine(move.claim, replace(move.spec, host=home)), fence)
+    leftover = Machine(move.claim, replace(move.spec, host=left))
+    for step in ({"remove ports": remove_ports}, {"drop copies": drop_copies(home)}):
+        try:
+            run_steps(step, leftover, fence)
+        except Superseded:
+            raise
+        except VdcError as error:
+            # Where the machine is, is known. Reconcile finds what it does not need.
+            log.warning("Something of %s may be left on host %s: %s", move.spec.name, left.name, error)
+    return result
+
+
+def _settle_domain(move: Move, fence: Fence) -> MigrationResult | None:
     results: list[MigrationResult | None] = []
 
     def settle(spec: VmSpec) -> Iterator[Call]:
@@ -113,14 +172,6 @@ def settle_vm(move: Move, fence: Fence) -> MigrationResult | None:
         yield lambda: results.append(hypervisor.ensure_settled(spec.domain, move.target, timeout_s=timeout_s))
 
     run_steps({"settle": settle}, Machine(move.claim, move.spec), fence)
-    left = move.spec.host if results[0] is not None else move.target
-    try:
-        run_steps({"remove ports": remove_ports}, Machine(move.claim, replace(move.spec, host=left)), fence)
-    except Superseded:
-        raise
-    except VdcError as error:
-        # Where the machine is, is known. A port without its domain carries nothing.
-        log.warning("Ports of %s may be left on host %s: %s", move.spec.name, left.name, error)
     return results[0]
 
 
@@ -129,26 +180,31 @@ def move_and_record(move: Move, fence: Fence) -> tuple[MigrationResult | None, s
 
     Raises OperationFailed where it could not be seen which of the two hosts it is on.
     """
-    failure = ""
+    failure, told = "", None
     try:
-        migrate_vm(move, fence)
+        told = migrate_vm(move, fence)
     except Superseded:
         raise
     except VdcError as error:
         failure = str(error)
     try:
-        return settle_and_record(move, fence, failure), failure
+        return settle_and_record(move, fence, failure, told), failure
     except Superseded:
         raise
     except VdcError as error:
         raise OperationFailed(
-            f"It could not be seen where {move.spec.name} is: {error} `vdc reconcile` goes on. {failure}",
+            f"It could not be seen where {move.spec.name} is{' and runs' * move.restart}: {error} "
+            f"`vdc reconcile` goes on. {failure}",
             move.claim.operation_id,
         ) from error
 
 
-def settle_and_record(move: Move, fence: Fence, failure: str) -> MigrationResult | None:
+def settle_and_record(
+    move: Move, fence: Fence, failure: str, told: MigrationResult | None = None
+) -> MigrationResult | None:
     """Find out where the machine is and write it down; `failure` is why, should it not be on its target.
+
+    `told` is what the move took, where it is known that it was stopped meanwhile: no host counts that.
 
     Raises what `settle_vm` raises: that is written down too, and the machine keeps its place on both hosts.
     """
@@ -159,6 +215,8 @@ def settle_and_record(move: Move, fence: Fence, failure: str) -> MigrationResult
     except VdcError as error:
         recorded(record_unsettled, move, f"{failure} {error}".strip())
         raise
+    if result is not None and move.restart and told is not None:
+        result = told
     error = "" if result is not None else failure or f"It is not on host {move.target.name}."
     recorded(record_settled, move, result, error)
     return result

@@ -437,6 +437,8 @@ class Abilities:
     """Hosts that can keep states of a machine."""
     shared: frozenset[str] = frozenset()
     """Datastores whose files are the same on every host."""
+    movable: frozenset[str] = frozenset()
+    """Datastores of which each host has a part of its own, and whose disks can be taken to another one."""
     snapshot_disks: frozenset[str] = frozenset()
     """Datastores whose disks can hold states of a machine."""
 

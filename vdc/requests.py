@@ -122,6 +122,16 @@ class MigrateRequest(Request):
     vm: str = Field(title="Machine", description="Name or id of the machine.")
     tenant: str = Field(default="", description="Whose machine; needed where the name is not unique.")
     to: str = Field(title="To host", default="", description="Name of the host; empty: the best one.")
+    with_storage: bool = Field(
+        default=False, description="Take its disks along, where each host has a datastore for itself."
+    )
+    cold: bool = Field(
+        default=False,
+        description="Stop it, move it, start it there; for what cannot go over while it runs.",
+    )
+    timeout_s: float = Field(
+        default=60.0, description="Seconds that its guest has to shut down before the plug is pulled (cold)."
+    )
     bandwidth_mib_s: int | None = Field(
         title="Bandwidth (MiB/s)", default=None, description="At most this much network; None: all there is."
     )
@@ -147,6 +157,9 @@ class DrainRequest(Request):
     """Move all machines away from a host, which takes no new ones any more."""
 
     host: str = Field(description="Name of the host.")
+    with_storage: bool = Field(
+        default=False, description="Take disks along, where each host has a datastore for itself."
+    )
 
 
 class ResizeRequest(Request):

@@ -141,16 +141,17 @@ def disable(name: str) -> None:
 
 @group.command()
 @click.argument("name")
+@click.option("--with-storage", is_flag=True, help="Take disks along that each host has for itself.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would go where; touch nothing.")
 @json_option
-def drain(name: str, only_plan: bool, as_json: bool) -> None:
+def drain(name: str, with_storage: bool, only_plan: bool, as_json: bool) -> None:
     """Move all machines to other hosts; the host takes no new ones until it is enabled."""
     from interfaces.cli.batch import run_batch
     from tasks.abilities import abilities
     from vdc.claims.drain import claim_drain
     from vdc.requests import DrainRequest
 
-    request = DrainRequest(host=name)
+    request = DrainRequest(host=name, with_storage=with_storage)
     with reading():
         can = abilities()
     with writing(commit=False) as session:

@@ -14,6 +14,9 @@ from vdc.access import actor
 @click.argument("name")
 @click.option("--to", default="", help="Host to go to; none given: the best one.")
 @click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+@click.option("--with-storage", is_flag=True, help="Take disks along that each host has for itself.")
+@click.option("--cold", is_flag=True, help="Stop it, move it, start it there.")
+@click.option("--timeout-s", type=float, default=60.0, help="How long its guest has to shut down (60).")
 @click.option("--bandwidth-mib-s", type=int, help="At most this much network; none given: all there is.")
 @click.option("--max-downtime-ms", type=int, help="How long it may stand still at the end (QEMU: 300).")
 @click.option("--auto-converge", is_flag=True, help="Slow it down where it writes faster than is sent.")
@@ -40,6 +43,7 @@ def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
                 "from": move.spec.host.name,
                 "to": move.target.name,
                 "cold": move.cold,
+                "restarts": move.restart,
                 "placement": move.said,
             },
             as_json,
@@ -59,6 +63,8 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
         print_json(plan)
         return
     how = "it is stopped, and stays so" if plan["cold"] else "it goes on running"
+    if plan["restarts"]:
+        how = "it is stopped, and started there"
     print_line(f"Would migrate {plan['name']} from {plan['from']} to {plan['to']}: {how}.")
     print_line("Hosts:")
     for line in plan["placement"]:
@@ -75,6 +81,12 @@ def _print_result(operation_id: str, as_json: bool) -> None:
         name, told = operation.object.partition("/")[2], operation.result or {}
     if as_json:
         print_json({"name": name, "operation_id": operation_id} | told)
+        return
+    if told.get("restarted"):
+        print_line(
+            f"{name} went from {told['from']} to {told['to']} and runs there; "
+            f"it was off for {_seconds(told['downtime_s'])}."
+        )
         return
     if told["cold"]:
         print_line(f"{name} went from {told['from']} to {told['to']}; it is stopped.")

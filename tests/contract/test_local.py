@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,8 +15,8 @@ TIMEOUT_S = 120.0
 
 
 @pytest.fixture
-def bench(local_bench: Bench) -> Iterator[Bench]:
-    yield local_bench
+def bench(local_bench: Bench) -> Bench:
+    return local_bench
 
 
 def test_a_host_gets_the_image_with_its_first_disk_once_whoever_asks(bench: Bench) -> None:

@@ -53,10 +53,10 @@ def migrate(vm: str, to: str = "", **tuning: Any) -> str:
     return flow(MigrateRequest(vm=vm, to=to, **tuning))
 
 
-def drain(host: str) -> str:
+def drain(host: str, **request: Any) -> str:
     from flows.drain import drain as flow
 
-    return flow(DrainRequest(host=host))
+    return flow(DrainRequest(host=host, **request))
 
 
 def resize(vm: str, **sizes: int) -> str:

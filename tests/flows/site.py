@@ -110,6 +110,8 @@ class Site:
 
     sim: Simulation
     url: str
+    shared: bool = True
+    """Its datastore `shared` is so; else each host has a part of it for itself."""
 
     @classmethod
     def create(
@@ -120,13 +122,17 @@ class Site:
         *,
         cidr: str = "10.1.0.0/24",
         memory_mib: int = 128,
+        shared: bool = True,
         **enrolment: Any,
     ) -> Site:
         """Hosts enrolled; networks `blue` and `green`; image and template `tiny` with a card on each."""
         sim = Simulation.create(
-            directory / "dc.db", hosts=hosts, datastores=[Store("shared")], switches=[Switch("trunk0")]
+            directory / "dc.db",
+            hosts=hosts,
+            datastores=[Store("shared", shared)],
+            switches=[Switch("trunk0")],
         )
-        site = cls(sim, new_inventory(url or f"sqlite:///{directory / 'inventory.db'}"))
+        site = cls(sim, new_inventory(url or f"sqlite:///{directory / 'inventory.db'}"), shared)
         with write_session(site.url) as session:
             site._write_down(session, hosts, cidr, memory_mib, enrolment)
         return site
@@ -160,7 +166,9 @@ class Site:
         enrolment: dict[str, Any],
     ) -> None:
         sim = self.sim
-        catalog.create_datastore(session, "shared", sim.datastore_uri(), disk_format="qcow2", actor=ACTOR)
+        catalog.create_datastore(
+            session, "shared", sim.datastore_uri(), disk_format="qcow2", shared=self.shared, actor=ACTOR
+        )
         for host in hosts:
             facts = host_facts(host) if isinstance(host, str) else host
             request = EnrollHostRequest(
@@ -285,8 +293,14 @@ class Site:
         domains: dict[str, dict[str, str]] = {}
         ports: dict[str, list[str]] = {}
         with read_session(self.url) as session:
-            files = set(session.scalars(select(Image.file)))
-            files |= set(session.scalars(select(Volume.file).where(Volume.state == "kept")))
+            images = set(session.scalars(select(Image.file)))
+            files: dict[str, set[str]] = {"shared": set()}
+            for file, host in session.execute(
+                select(Volume.file, Host.name)
+                .join(Host, Host.id == Volume.host_id)
+                .where(Volume.state == "kept")
+            ):
+                files.setdefault("shared" if self.shared else f"shared@{host}", set()).add(file)
             assert session.query(Volume).filter(Volume.state == "removing").count() == 0
             for table in (Disk, Cdrom, Nic):
                 assert session.query(table).filter(table.ready.is_(False)).count() == 0, "half in"
@@ -305,7 +319,8 @@ class Site:
                 self._assert_devices(session, vm, spec)
                 off = VmState.STOPPED if vm.state == VmState.HELD else vm.state
                 domains.setdefault(spec.host.name, {})[spec.domain] = off
-                files |= {spec.seed_file, *(d.file for d in spec.disks)}
+                where = "shared" if self.shared else f"shared@{spec.host.name}"
+                files.setdefault(where, set()).update([spec.seed_file, *(d.file for d in spec.disks)])
                 if vm.state in (VmState.RUNNING, VmState.PAUSED):
                     ports.setdefault(spec.host.name, []).extend(n.device for n in spec.nics)
         seen = self.sim.snapshot_state()
@@ -315,7 +330,12 @@ class Site:
         }
         assert {host: names for host, names in ours.items() if names} == domains
         assert seen["ports"] == {h: sorted(names) for h, names in ports.items()}
-        assert set(seen["files"].get("shared", {})) == files
+        assert images <= set(seen["files"].get("shared", {}))
+        # Hosts that have a part of their own keep the images that they were brought.
+        there = {where: set(names) - images for where, names in seen["files"].items()}
+        assert {where: names for where, names in there.items() if names} == {
+            where: names for where, names in files.items() if names
+        }
         assert self.sim.snapshots() == snapshots
 
     def _assert_size(self, session: Session, vm: Vm, spec: VmSpec) -> None:

@@ -73,6 +73,7 @@ def claim_drain(
                         actor=actor,
                         flow_run_id=flow_run_id,
                         parent_id=claim.operation_id,
+                        with_storage=request.with_storage,
                     )
                 )
         except Refused as error:

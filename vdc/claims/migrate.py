@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
@@ -22,7 +22,19 @@ from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.placement import POLICIES, Shape, place
 from vdc.requests import MigrateRequest
-from vdc.schema import Cdrom, Datastore, Disk, Host, Image, Operation, PlacementGroup, Snapshot, Vm, utc_now
+from vdc.schema import (
+    Cdrom,
+    Datastore,
+    Disk,
+    Host,
+    Image,
+    Operation,
+    PlacementGroup,
+    Snapshot,
+    Vm,
+    Volume,
+    utc_now,
+)
 from vdc.states import SETTLED, Desired, VmState, check_allowed, check_move
 from vdc.usage import group_of, host_loads
 
@@ -31,7 +43,8 @@ from vdc.usage import group_of, host_loads
 class Move:
     """The right to bring a machine from `spec.host` to `target`. `said`: a line a host, why it was chosen.
 
-    `cold`: it is stopped, so that only its description goes over.
+    `cold`: it is stopped, so that only its description (and disks, where each host has its own) goes over.
+    `restart`: it runs, and is to be stopped for that, and started again.
     """
 
     claim: Claim
@@ -40,6 +53,8 @@ class Move:
     said: tuple[str, ...] = ()
     cold: bool = False
     tuning: MigrationTuning = UNTUNED
+    restart: bool = False
+    stop_timeout_s: float = 60.0
 
 
 MAX_BANDWIDTH_MIB_S = 1_000_000
@@ -60,15 +75,30 @@ def claim_migrate(
         return adopt_move(session, begun)
     vm = find_vm(session, request.vm, request.tenant)
     asked = request.model_dump(mode="json")
-    move = claim_move(session, vm, request.to, abilities, asked, actor=actor, flow_run_id=flow_run_id)
+    move = claim_move(
+        session,
+        vm,
+        request.to,
+        abilities,
+        asked,
+        actor=actor,
+        flow_run_id=flow_run_id,
+        with_storage=request.with_storage,
+        stop=request.cold,
+    )
     _check_tuning(vm, request.tuning, cold=move.cold)
-    return replace(move, tuning=request.tuning)
+    return _as_asked(move, request)
+
+
+def _as_asked(move: Move, request: MigrateRequest) -> Move:
+    return replace(move, tuning=request.tuning, stop_timeout_s=request.timeout_s)
 
 
 def _check_tuning(vm: Vm, tuning: MigrationTuning, *, cold: bool) -> None:
     if cold and tuning != UNTUNED:
         raise Invalid(
-            f"Machine {vm.name} is stopped: bandwidth, standstill and auto-converge are for one that runs."
+            f"Machine {vm.name} is moved while it is stopped: bandwidth, standstill and auto-converge are "
+            "for one that runs."
         )
     limits = (
         ("bandwidth", tuning.bandwidth_mib_s, MAX_BANDWIDTH_MIB_S, "MiB/s"),
@@ -89,10 +119,12 @@ def claim_move(
     actor: str,
     flow_run_id: str | None = None,
     parent_id: str | None = None,
+    with_storage: bool = False,
+    stop: bool = False,
 ) -> Move:
     """Open the operation on one machine and reserve its place on host `to`; empty: on the best one.
 
-    Raises Refused; what was written by then must be rolled back.
+    `stop`: one that runs is stopped for it. Raises Refused; what was written by then must be rolled back.
     """
     opening = Opening("migrate", "vm", vm.id, vm.name, asked)
     (claim,) = operations.open_many(
@@ -106,12 +138,13 @@ def claim_move(
     check_allowed("migrate", vm.name, state)
     check_move(vm.name, state, VmState.MIGRATING)
     check_ready(session, vm)
-    spec, cold = specs.load(vm.spec), state is VmState.STOPPED
-    _check_abilities(session, vm, spec, abilities, cold=cold)
+    restart = stop and state is VmState.RUNNING
+    spec, cold = specs.load(vm.spec), restart or state is VmState.STOPPED
+    _check_abilities(session, vm, spec, abilities, cold=cold, with_storage=with_storage)
     target, said = _place(session, vm, spec, to, abilities, cold=cold)
     vm.desired = Desired(state)  # what it is to be again when it has arrived
     vm.state, vm.target_host_id = VmState.MIGRATING, target.id
-    return Move(claim, spec, host_ref(target), said, cold)
+    return Move(claim, spec, host_ref(target), said, cold, restart=restart)
 
 
 def adopt_move(session: Session, operation: Operation) -> Move:
@@ -120,23 +153,38 @@ def adopt_move(session: Session, operation: Operation) -> Move:
     move = move_of(session, vm, operations.take_over(session, operation))
     # One of a drain was asked for nothing of its own.
     asked = MigrateRequest.model_validate(operation.spec) if operation.spec else None
-    return replace(move, tuning=asked.tuning) if asked else move
+    return _as_asked(move, asked) if asked else move
 
 
 def move_of(session: Session, vm: Vm, claim: Claim) -> Move:
     """What is being done to a machine that migrates."""
     target = host_ref(session.get_one(Host, vm.target_host_id))
-    return Move(claim, specs.load(vm.spec), target, cold=vm.desired == Desired.STOPPED)
+    # What was asked of it is in the operation that began it, also where this one is to end it.
+    query = select(Operation.spec).where(Operation.object_id == vm.id, Operation.kind == "migrate")
+    begun = session.scalars(query.order_by(Operation.started_at.desc()).limit(1)).first() or {}
+    restart = bool(begun.get("cold")) and vm.desired == Desired.RUNNING
+    cold = restart or vm.desired == Desired.STOPPED
+    return Move(claim, specs.load(vm.spec), target, cold=cold, restart=restart)
 
 
-def _check_abilities(session: Session, vm: Vm, spec: VmSpec, abilities: Abilities, *, cold: bool) -> None:
+def _check_abilities(
+    session: Session, vm: Vm, spec: VmSpec, abilities: Abilities, *, cold: bool, with_storage: bool
+) -> None:
     if not cold and spec.host.uri not in abilities.migrating:
         raise Unsupported(f"The driver of host {spec.host.name} cannot migrate a running machine.")
-    for datastore in (*datastores_of(session, vm), *_of_drives(session, vm)):
+    for datastore in datastores_of(session, vm):
+        if datastore.uri in abilities.shared or (with_storage and datastore.uri in abilities.movable):
+            continue
+        can = "" if datastore.uri in abilities.movable else "not "
+        raise Unsupported(
+            f"Machine {vm.name} has a disk in datastore {datastore.name}, which each host has for itself: "
+            f"it can {can}be taken along{' (--with-storage)' * (not can)}."
+        )
+    for datastore in _of_drives(session, vm):
         if datastore.uri not in abilities.shared:
             raise Unsupported(
-                f"Machine {vm.name} has a disk in datastore {datastore.name}, which each host has for "
-                "itself: only machines on shared datastores are migrated."
+                f"Machine {vm.name} has an ISO image of datastore {datastore.name} in a drive, and each host "
+                f"has that datastore for itself: take it out (`vdc vm disk detach`) before it is migrated."
             )
     labels = session.scalars(select(Snapshot.label).where(Snapshot.vm_id == vm.id).order_by(Snapshot.label))
     if snapshots := list(labels):
@@ -174,11 +222,14 @@ def _place(
         for load in loads:
             if datastore.id not in load.datastore_ids:
                 excluded.setdefault(load.host_id, f"it does not mount datastore {datastore.name}")
-    datastore_id = session.scalars(select(Disk.datastore_id).where(Disk.vm_id == vm.id)).first()
+    datastore_id = session.scalars(
+        select(Disk.datastore_id).where(Disk.vm_id == vm.id).order_by(Disk.index)
+    ).first()
     networks = frozenset(nic.vnet.uri for nic in spec.nics)
     # It may be about to get more: that too must be there.
     vcpu, memory_mib = max(vm.vcpu, vm.next_vcpu or 0), max(vm.memory_mib, vm.next_memory_mib or 0)
-    shape = Shape(vcpu, memory_mib, datastore_id or "", networks)
+    disk_mib = sum(disk.size_mib for disk in spec.disks if disk.datastore_uri == spec.disks[0].datastore_uri)
+    shape = Shape(vcpu, memory_mib, datastore_id or "", networks, disk_mib)
     group = session.get(PlacementGroup, vm.group_id) if vm.group_id else None
     placement = place(
         1,
@@ -222,11 +273,15 @@ def record_settled(session: Session, move: Move, result: MigrationResult | None,
     """
     vm = session.get_one(Vm, move.spec.vm_id)
     told: dict[str, object] = {"from": move.spec.host.name, "to": move.target.name, "cold": move.cold}
+    if move.restart:
+        told["restarted"] = True
     if result is not None:
         told |= {"total_s": result.total_s, "downtime_s": result.downtime_s}
         assert vm.target_host_id is not None, "a machine that migrates has a target"
         vm.host_id = vm.target_host_id
         vm.spec = specs.dump(replace(move.spec, host=move.target))
+        volumes = select(Disk.volume_id).where(Disk.vm_id == vm.id, Disk.volume_id.is_not(None))
+        session.execute(update(Volume).where(Volume.id.in_(volumes)).values(host_id=vm.host_id))
     operations.close(session, move.claim, error=error or None, result=told)
     state = SETTLED[Desired(vm.desired)]
     check_move(vm.name, VmState(vm.state), state)
