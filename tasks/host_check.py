@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from drivers import registry
 from drivers.known_hosts import accept_host_key
@@ -23,6 +23,13 @@ def complete_uri(uri: str) -> str:
         return uri
     address = address_of(uri)
     return management_uri(address.user, address.host, address.port, environment().settings.ssh_dir)
+
+
+def complete_datastore_uri(uri: str) -> str:
+    """Of a `local` datastore that does not say where images are kept: in VDC_HOME. Others as they are."""
+    if urlsplit(uri).scheme != "local" or urlsplit(uri).query:
+        return uri
+    return f"{uri}?images={quote(str(environment().settings.home / 'images'))}"
 
 
 def look_at_host(request: EnrollHostRequest, datastores: Sequence[tuple[str, str]]) -> HostChecked:

@@ -121,6 +121,7 @@ def told(differences: Differences, known: Iterable[Known]) -> list[str]:
     lines += [f"{name(i)} has no domain, or one that crashed" for i in differences.recover]
     lines += [f"{name(i)} is nowhere to be seen" for i in differences.missing]
     lines += [f"{name(i)} has ended and left something on {host}" for i, host in differences.leftover]
+    lines += [f"{name(i)} has left a disk on {host}" for i, host in differences.copies]
     lines += [f"{name(i)} was to be removed and is not" for i in differences.leaving]
     lines += [f"{name(i)} is on one of two hosts, and it is not known which" for i in differences.settle]
     return lines

@@ -7,6 +7,7 @@ the first machine on it needs one, once however many ask at the same time; disks
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shlex
 import time
@@ -21,6 +22,8 @@ from drivers.datastore.qcow2 import Qcow2Datastore
 from drivers.ssh import Ssh
 from vdc.errors import Busy, DriverFailure, Invalid
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
+
+log = logging.getLogger(__name__)
 
 WAIT_S = 30
 """How long one command waits on the host for a copy that somebody else makes; then it asks again."""
@@ -176,7 +179,10 @@ class LocalDatastore:
                 command=what,
             )
         argv = ["sh", "-c", _RECEIVE, "sh", self._directory, file, files.part_of(file), sha256]
-        return self._ssh.upload(kept, argv, progress=progress, what=what).decode().strip()
+        answer = self._ssh.upload(kept, argv, progress=progress, what=what).decode().strip()
+        if answer == "made":
+            log.info("Image %s was copied to host %s.", file, self._ssh.name)
+        return answer
 
     def _keep(self, image: ImageSpec, source: Path) -> None:
         """Copy a local file into the directory of images. Raises Invalid if it is not what was inspected."""

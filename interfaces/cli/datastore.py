@@ -52,13 +52,17 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 @group.command()
 @click.argument("name")
-@click.option("--uri", required=True, help="qcow2:///DIRECTORY or raw:///DIRECTORY, as hosts mount it.")
+@click.option(
+    "--uri", required=True, help="qcow2:///DIRECTORY, raw:///DIRECTORY or local:///DIRECTORY, on hosts."
+)
 @click.option("--overcommit", type=float, help="How many times its size may be promised; none: any.")
 def create(name: str, uri: str, overcommit: float | None) -> None:
     """Write a datastore down. Hosts prove that they mount it when they are enrolled."""
     from drivers.registry import datastore_capabilities
+    from tasks.host_check import complete_datastore_uri
     from vdc.catalog import create_datastore
 
+    uri = complete_datastore_uri(uri)
     can = datastore_capabilities(uri)
     with writing() as session:
         create_datastore(

@@ -31,7 +31,7 @@ from vdc.model import HostFacts, StorageUse, VmSpec
 from vdc.operations import Fence
 from vdc.records import Outcome, close_batch, record_provisioned
 from vdc.requests import DeployRequest, EnrollHostRequest, ImportImageRequest
-from vdc.schema import Cdrom, Disk, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm, Volume
+from vdc.schema import Cdrom, Disk, Host, Image, Nic, Operation, Snapshot, Tenant, UsageEvent, Vm, Volume
 from vdc.states import HOLDING, VmState
 from vdc.usage import Use, host_loads, tenant_use
 

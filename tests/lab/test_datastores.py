@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,18 @@ from click.testing import CliRunner
 from deployments.lab.probe import open_probe
 from deployments.lab.state import LOCAL_DATASTORE
 from tests.flows import run
+from tests.flows.processes import Processes
 from tests.lab.datacenter import VLAN, Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
-from vdc import catalog
+from tests.lab.test_flows import start
+from tests.lab.test_snapshots import Guest
+from vdc import catalog, specs
 from vdc.errors import NoCapacity, OperationFailed
 from vdc.inventory import read_session, write_session
 from vdc.schema import Datastore, Host, HostDatastore, Nic, Vm
+from vdc.states import HOLDING
+
+__all__ = ["start"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
 
@@ -68,10 +76,15 @@ def small(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
     finally:
         clean.on_host("h1", "umount", SMALL)
         disk.unlink()
-        with write_session(clean.url) as session:
-            stores = [i for (i,) in session.query(Datastore.id).filter(Datastore.name == "small")]
-            session.query(HostDatastore).filter(HostDatastore.datastore_id.in_(stores)).delete()
-            session.query(Datastore).filter(Datastore.id.in_(stores)).delete()
+        _forget(clean, "small")
+
+
+def _forget(datacenter: Datacenter, name: str) -> None:
+    """As if it had never been: the next tests begin without it."""
+    with write_session(datacenter.url) as session:
+        stores = [i for (i,) in session.query(Datastore.id).filter(Datastore.name == name)]
+        session.query(HostDatastore).filter(HostDatastore.datastore_id.in_(stores)).delete()
+        session.query(Datastore).filter(Datastore.id.in_(stores)).delete()
 
 
 def _files(datacenter: Datacenter) -> set[str]:
@@ -132,3 +145,101 @@ def test_a_machine_that_fills_it_stands_still_and_goes_on_when_there_is_room(sma
     after = wait_for(lambda: says(probe, address), "the machine answers again", BOOT_TIMEOUT_S)
     assert after["boot_id"] == before["boot_id"], "nothing was lost"
     assert [f for f in run.reconcile() if f.object == "vm/thirsty"] == []
+
+
+# -- disks that each host has for itself -----------------------------------------------------------------
+
+
+@pytest.fixture
+def own(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
+    """A datastore `own` on the hosts' own disks, with an image and a template."""
+    vdc("datastore", "create", "own", "--uri", f"local://{LOCAL_DATASTORE}")
+    try:
+        assert len(json.loads(vdc("datastore", "mount", "own", "--json"))) == 2
+        run.import_image(file=str(tiny_image), name="own", datastore="own")
+        with write_session(clean.url) as session:
+            catalog.create_template(
+                session, "own", image="own", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+            )
+        yield clean
+        if names := clean.live():
+            run.terminate(*names)
+        with write_session(clean.url) as session:
+            catalog.delete_template(session, "own", actor="test")
+        run.delete_image("own")
+        assert {host: _own_files(clean, host) for host in ("h1", "h2")} == {"h1": set(), "h2": set()}
+    finally:
+        _forget(clean, "own")
+
+
+def _own_files(datacenter: Datacenter, host: str) -> set[str]:
+    return {file.name for file in own_directory(datacenter, host).iterdir() if file.is_file()}
+
+
+def _where(datacenter: Datacenter, name: str) -> str:
+    """Its one host: as the inventory says, where its domain is, and all its files, and none elsewhere."""
+    with read_session(datacenter.url) as session:
+        vm = session.query(Vm).filter(Vm.name == name, Vm.state.in_(HOLDING)).one()
+        spec = specs.load(vm.spec)
+    files = {spec.seed_file, *(disk.file for disk in spec.disks)}
+    for host, domains in datacenter.domains().items():
+        is_here = host == spec.host.name
+        assert (spec.domain in domains) is is_here
+        assert {f for f in _own_files(datacenter, host) if f.startswith("vm-")} == (
+            files if is_here else set()
+        )
+    return spec.host.name
+
+
+def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
+    own: Datacenter, start: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "drivers.datastore.local")
+    run.deploy(template="own", name="many", count=4, start="paused")
+    assert len({_host_of(own, f"many-{n}") for n in range(1, 5)}) == 2
+    copies = [r.getMessage() for r in caplog.records if r.name == "drivers.datastore.local"]
+    assert [line.rpartition(" ")[2] for line in copies] == ["h2."], "the import brought it to h1"
+    run.terminate(*own.live())
+
+    run.deploy(template="own", name="web", memory_mib=96)
+    guest = Guest(own, "web")
+    here = _where(own, "web")
+    there = {"h1": "h2", "h2": "h1"}[here]
+    guest.write("marked")
+    before = says(guest.probe, guest.address)
+    run.migrate("web", there, with_storage=True)
+    assert _where(own, "web") == there
+    after = wait_for(lambda: says(guest.probe, guest.address), "it answers", BOOT_TIMEOUT_S)
+    assert before is not None
+    assert after["boot_id"] == before["boot_id"], "it went on running"
+    assert float(after["uptime"]) > float(before["uptime"])
+    assert guest.read() == ("marked", "marked")
+
+    # Killed in the middle of the way back: libvirt goes on without us.
+    child = start.start(_migrate_slowly, here)
+    domain = f"vm-{guest.vm_id}"
+    wait_for(lambda: domain in own.domains()[here] or None, "the migration is under way", BOOT_TIMEOUT_S)
+    child.kill()
+    found = [(f.what, f.object) for f in run.reconcile()]
+    assert found == [("interrupted operation", "vm/web")]
+    home = _where(own, "web")
+    assert guest.read() == ("marked", "marked")
+
+    away = {"h1": "h2", "h2": "h1"}[home]
+    told = vdc("vm", "migrate", "web", "--to", away, "--with-storage", "--cold")
+    assert re.search(rf"web went from {home} to {away} and runs there; it was off for [0-9.]+ s", told), told
+    assert _where(own, "web") == away
+    assert guest.boot_id() != before["boot_id"]
+    assert guest.read() == ("-", "marked"), "its memory went, its disk did not"
+    assert run.reconcile() == []
+
+
+def _host_of(datacenter: Datacenter, name: str) -> str:
+    with read_session(datacenter.url) as session:
+        vm = session.query(Vm).filter(Vm.name == name, Vm.state.in_(HOLDING)).one()
+        return specs.load(vm.spec).host.name
+
+
+def _migrate_slowly(to: str) -> str:
+    """For processes: a function that can be pickled."""
+    return run.migrate("web", to, with_storage=True, bandwidth_mib_s=8)

@@ -44,18 +44,18 @@ class Guest:
             self.address = session.query(Nic.address).filter(Nic.vm_id == vm.id, Nic.index == 0).scalar()
             root = session.query(Disk.file).filter(Disk.vm_id == vm.id, Disk.index == 0).scalar()
             self.file = datacenter.store / str(root)
-        self._probe: Probe = open_probe(datacenter.lab.lab.lab_id, 300, "10.3.0.250/24")
+        self.probe: Probe = open_probe(datacenter.lab.lab.lab_id, 300, "10.3.0.250/24")
 
     def boot_id(self) -> str:
         """Once it answers: another one after each start."""
-        answer = wait_for(lambda: says(self._probe, self.address), f"{self.name} answers", BOOT_TIMEOUT_S)
+        answer = wait_for(lambda: says(self.probe, self.address), f"{self.name} answers", BOOT_TIMEOUT_S)
         return answer["boot_id"]
 
     def _sh(self, command: str) -> str | None:
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10")
         argv = ["ssh", "-F", "/dev/null", "-i", str(self.datacenter.lab.access.key_file)]
         argv += [word for option in options for word in ("-o", option)]
-        done = self._probe.run([*argv, f"root@{self.address}", command], timeout_s=60)
+        done = self.probe.run([*argv, f"root@{self.address}", command], timeout_s=60)
         return done.stdout if done.returncode == 0 else None
 
     def sh(self, command: str) -> str:
