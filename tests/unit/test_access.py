@@ -61,7 +61,7 @@ SAID = {
     "vm.migrate vm.give host.enroll host.drain host.enable image.import": ("", "", ""),
     "tenant.create tenant.onboard tenant.quota": ("", "", ""),
     "site.reconcile site.meter site.verify month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
-    "datastore.create vnet.create group.create cloud.create what.ever": ("", "", ""),
+    "datastore.create datastore.mount vnet.create group.create cloud.create what.ever": ("", "", ""),
 }
 LETTERS = dict(zip("otsx", Relation, strict=True))
 ROLES = (Role.SUPERVISOR, Role.TENANT_ADMINISTRATOR, Role.USER)

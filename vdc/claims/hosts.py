@@ -115,8 +115,9 @@ def claim_enrolment(
 def hosts_to_mount(session: Session, datastore: str, names: Sequence[str]) -> tuple[str, list[HostRef]]:
     """The datastore's URI, and the hosts of these names (none: all) that are not known to mount it.
 
-    Raises NotFound.
+    Raises NotFound, Forbidden.
     """
+    check(session, "datastore.mount", datastore)
     store = find(session, Datastore, "datastore", datastore)
     wanted: Sequence[Host] = [find(session, Host, "host", name) for name in names]
     if not names:
@@ -128,6 +129,7 @@ def hosts_to_mount(session: Session, datastore: str, names: Sequence[str]) -> tu
 
 def record_mounted(session: Session, datastore: str, seen: Mapping[str, StorageUse], *, actor: str) -> None:
     """Write down that the hosts of these names mount the datastore, as was proved."""
+    check(session, "datastore.mount", datastore)
     store = find(session, Datastore, "datastore", datastore)
     opening = Opening("mount", "datastore", store.id, store.name, {"hosts": sorted(seen)})
     claim = operations.open_one(session, opening, actor=actor)
