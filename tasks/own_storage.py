@@ -30,8 +30,7 @@ def own_disks(spec: VmSpec) -> tuple[int, ...]:
     return tuple(disk.index for disk in spec.disks if is_own(disk.datastore_uri))
 
 
-def clear(spec: VmSpec) -> Iterator[Call]:
-    """Remove what its host has of it for itself: where the machine is elsewhere, a copy, or a part of one."""
+def _clear(spec: VmSpec) -> Iterator[Call]:
     for uri, names in files_of(spec).items():
         if is_own(uri):
             store = registry.datastore(uri, spec.host, environment().access)
@@ -41,7 +40,8 @@ def clear(spec: VmSpec) -> Iterator[Call]:
 def prepare(source: HostRef, *, copy: bool) -> Mapping[str, Step]:
     """On the host that a machine goes to: disks as they were made, or (`copy`) as they are on the source.
 
-    An earlier copy is no longer what the machine has: nothing may be under way between the two hosts.
+    An earlier copy is no longer what the machine has, and is removed first, if the machine is on the source:
+    nothing may be under way between the two hosts.
     """
 
     def copy_disks(spec: VmSpec) -> Iterator[Call]:
@@ -57,7 +57,7 @@ def prepare(source: HostRef, *, copy: bool) -> Mapping[str, Step]:
             yield from ensure_seed(spec)
 
     disks = {"copy disks": copy_disks} if copy else {"make disks": make_disks}
-    return {"clear": clear, **disks, "write seed": write_seed}
+    return {"clear": drop_copies(source), **disks, "write seed": write_seed}
 
 
 def _own(spec: VmSpec) -> VmSpec:
@@ -72,7 +72,7 @@ def drop_copies(home: HostRef) -> Step:
         if any(is_own(uri) for uri in files_of(spec)):
             hypervisor = registry.hypervisor(home, environment().access)
             yield partial(_require_there, hypervisor, spec.domain, home)
-            yield from clear(spec)
+            yield from _clear(spec)
 
     return drop
 

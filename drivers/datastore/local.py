@@ -146,8 +146,9 @@ class LocalDatastore:
     def _bring(self, file: str, progress: Callable[[int, int], None] | None = None) -> bool:
         """See to it that the host has a copy of the image; True where this call made it."""
         kept, what = self._images / files.plain(file), f"copying {file} to {self._directory}"
-        size_mib = kept.stat().st_size / files.MIB if kept.exists() else 0
-        deadline = time.monotonic() + self._access.call_timeout_s + size_mib / files.SLOWEST_COPY_MIB
+        size = kept.stat().st_size if kept.exists() else 0
+        # As long as another's copy may take.
+        deadline = time.monotonic() + self._access.call_timeout_s + size / ssh_module.SLOWEST_UPLOAD
         while True:
             wait_s = min(WAIT_S, self._access.call_timeout_s / 2)
             answer = self._run(_AWAIT, file, f"{wait_s:g}", what=f"looking for {file} in {self._directory}")

@@ -66,6 +66,7 @@ AFTER = (
 )
 LIVE = (
     *BEFORE,
+    ("h1", "hypervisor.read_domain"),
     ("h2", "datastore.ensure_removed"),
     ("h2", "datastore.ensure_disk"),
     ("h2", "datastore.ensure_seed"),
@@ -74,6 +75,7 @@ LIVE = (
 )
 STOPPED = (
     *BEFORE,
+    ("h1", "hypervisor.read_domain"),
     ("h2", "datastore.ensure_removed"),
     ("h2", "datastore.ensure_disk_from"),
     ("h2", "datastore.ensure_seed"),
@@ -85,9 +87,9 @@ STOPPED = (
 RESTARTED = (
     *BEFORE,
     ("h1", "hypervisor.ensure_shut_down"),
-    *STOPPED[3:7],
+    *STOPPED[3:8],
     ("h2", "hypervisor.ensure_started"),
-    *STOPPED[7:9],
+    *STOPPED[8:10],
     AFTER[0],
     ("h2", "hypervisor.ensure_started"),
     *AFTER[1:],
@@ -193,7 +195,7 @@ def test_a_failed_call_leaves_it_whole_on_one_host(
 
 @pytest.mark.parametrize(
     ("how", "n", "ends"),
-    [("live", 7, "h1"), ("live", 8, "h2"), ("cold", 7, "h1"), ("cold", 9, "h1"), ("cold", 10, "h2")],
+    [("live", 8, "h1"), ("live", 9, "h2"), ("cold", 8, "h1"), ("cold", 10, "h1"), ("cold", 11, "h2")],
 )
 def test_killed_before_a_call_it_is_whole_on_one_host(
     web: Site, start: Processes, how: str, n: int, ends: str
