@@ -39,7 +39,7 @@ class HostLoad:
     labels: Mapping[str, object] = field(default_factory=dict)
     rooms: Mapping[str, Room] = field(default_factory=dict)
     """Its own parts of datastores that are not shared, by the datastore's id."""
-    disks: int = 0
+    placed: int = 0
     """How many machines of the request were placed on it."""
 
     @property
@@ -186,7 +186,7 @@ def _say(host: HostLoad, refused: str) -> str:
 
 def _fits(host: HostLoad, shape: Shape) -> bool:
     fits = host.vcpu_free >= shape.vcpu and host.memory_free_mib >= shape.memory_mib
-    return fits and not _full(host, shape, host.disks + 1)
+    return fits and not _full(host, shape, host.placed + 1)
 
 
 def place(
@@ -236,7 +236,7 @@ def place(
             vcpu_used=host.vcpu_used + shape.vcpu,
             memory_mib_used=host.memory_mib_used + shape.memory_mib,
             vms=host.vms + 1,
-            disks=host.disks + 1,
+            placed=host.placed + 1,
         )
         if group and group.policy == "anti-affinity":
             continue
