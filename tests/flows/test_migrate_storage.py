@@ -11,9 +11,10 @@ import pytest
 
 from tests.flows import run
 from tests.flows.conftest import LEASE_S
+from tests.flows.forms import FORMS
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
-from tests.flows.test_migrate import FORMS, operation, whole
+from tests.flows.test_migrate import operation, whole
 from vdc.errors import Invalid, NoCapacity, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
 from vdc.schema import Datastore, HostDatastore
@@ -34,7 +35,7 @@ def site(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1, whose guest wrote `mark` on its disk."""
-    run.deploy(count=1, name="web")
+    site.with_machine("web")
     assert site.spec("web").host.name == "h1"
     site.sim.write_guest(site.spec("web").domain, disk="mark")
     return site
