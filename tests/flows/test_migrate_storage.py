@@ -148,7 +148,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(web: Site) -> None:
         assert (web.rows(), web.sim.call_count()) == (before, count)
 
     refused(Unsupported, r"each host has for itself: it can be taken along \(--with-storage\)")
-    refused(Invalid, "while it is stopped", with_storage=True, cold=True, bandwidth_mib_s=1)
+    refused(Invalid, "web is stopped for it: bandwidth", with_storage=True, cold=True, bandwidth_mib_s=1)
     with write_session(web.url) as session:
         session.query(HostDatastore).update({"capacity_mib": 100, "free_mib": 50})
         session.query(Datastore).update({"overcommit": 0.5})

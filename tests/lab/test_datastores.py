@@ -49,6 +49,10 @@ def own_directory(datacenter: Datacenter, host: str) -> Path:
     return lab.home / "lab" / lab.lab_id / host / "local"
 
 
+def _key(datacenter: Datacenter) -> str:
+    return datacenter.lab.access.key_file.with_suffix(".pub").read_text().strip()
+
+
 @pytest.fixture
 def small(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
     """A file system of 24 MiB on h1, with an image and a template in it."""
@@ -65,7 +69,14 @@ def small(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
         run.import_image(file=str(tiny_image), name="small", datastore="small")
         with write_session(clean.url) as session:
             catalog.create_template(
-                session, "small", image="small", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+                session,
+                "small",
+                image="small",
+                vcpu=1,
+                memory_mib=64,
+                vnets=["blue"],
+                ssh_keys=[_key(clean)],
+                actor="test",
             )
         yield clean
         if names := clean.live():
@@ -159,7 +170,14 @@ def own(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
         run.import_image(file=str(tiny_image), name="own", datastore="own")
         with write_session(clean.url) as session:
             catalog.create_template(
-                session, "own", image="own", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+                session,
+                "own",
+                image="own",
+                vcpu=1,
+                memory_mib=64,
+                vnets=["blue"],
+                ssh_keys=[_key(clean)],
+                actor="test",
             )
         yield clean
         if names := clean.live():

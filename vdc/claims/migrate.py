@@ -86,7 +86,7 @@ def claim_migrate(
         with_storage=request.with_storage,
         stop=request.cold,
     )
-    _check_tuning(vm, request.tuning, cold=move.cold)
+    _check_tuning(move, request.tuning)
     return _as_asked(move, request)
 
 
@@ -94,11 +94,11 @@ def _as_asked(move: Move, request: MigrateRequest) -> Move:
     return replace(move, tuning=request.tuning, stop_timeout_s=request.timeout_s)
 
 
-def _check_tuning(vm: Vm, tuning: MigrationTuning, *, cold: bool) -> None:
-    if cold and tuning != UNTUNED:
+def _check_tuning(move: Move, tuning: MigrationTuning) -> None:
+    if move.cold and tuning != UNTUNED:
         raise Invalid(
-            f"Machine {vm.name} is moved while it is stopped: bandwidth, standstill and auto-converge are "
-            "for one that runs."
+            f"Machine {move.spec.name} is stopped{' for it' * move.restart}: bandwidth, standstill "
+            "and auto-converge are for one that runs."
         )
     limits = (
         ("bandwidth", tuning.bandwidth_mib_s, MAX_BANDWIDTH_MIB_S, "MiB/s"),
