@@ -19,7 +19,8 @@ from reports.usage import read_events, spans
 from vdc.access import check
 from vdc.months import Window
 from vdc.schema import Datastore, Host, Nic, Tenant, Vnet
-from vdc.usage import host_loads, promised_mib
+from vdc.storage import rooms, summed
+from vdc.usage import host_loads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,18 +63,19 @@ def hosts(session: Session) -> pd.DataFrame:
 
 def datastores(session: Session) -> pd.DataFrame:
     """A row a datastore. `promised_mib` is what disks may grow to; `used_mib` what is really taken."""
-    promised = promised_mib(session)
+    stores = session.scalars(select(Datastore).order_by(Datastore.name)).all()
+    parts = rooms(session, stores)
     rows = []
-    for store in session.scalars(select(Datastore).order_by(Datastore.name)):
-        capacity, free = store.capacity_mib, store.free_mib
+    for store in stores:
+        seen = summed(parts[store.id])
         rows.append(
             {
                 "datastore": store.name,
-                "capacity_mib": capacity,
-                "used_mib": None if capacity is None or free is None else capacity - free,
-                "promised_mib": promised.get(store.id, 0),
-                "over_commit": _share(promised.get(store.id, 0), capacity or 0),
-                "observed_at": store.observed_at,
+                "capacity_mib": seen["capacity_mib"],
+                "used_mib": seen["used_mib"],
+                "promised_mib": seen["allocated_mib"],
+                "over_commit": _share(seen["allocated_mib"], seen["capacity_mib"] or 0),
+                "observed_at": seen["observed_at"],
             }
         )
     return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -96,6 +97,21 @@ def _rooms(
             last.observed_at if last else None,
         )
     ]
+
+
+def summed(parts: Sequence[Room]) -> dict[str, Any]:
+    """Sizes over the parts that hosts have looked at; `promised` is allocated by capacity. None: unknown."""
+    seen = [part for part in parts if part.capacity_mib is not None]
+    capacity_mib = sum(part.capacity_mib or 0 for part in seen) if seen else None
+    allocated_mib = sum(part.allocated_mib for part in parts)
+    return {
+        "capacity_mib": capacity_mib,
+        "used_mib": sum(part.used_mib or 0 for part in seen) if seen else None,
+        "free_mib": sum(part.free_mib or 0 for part in seen) if seen else None,
+        "allocated_mib": allocated_mib,
+        "promised": round(allocated_mib / capacity_mib, 2) if capacity_mib else None,
+        "observed_at": min((part.observed_at for part in seen if part.observed_at), default=None),
+    }
 
 
 def _promised(session: Session) -> dict[tuple[str, str], int]:

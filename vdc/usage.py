@@ -112,17 +112,6 @@ def _use(session: Session, vms_of: Any, images_of: Any, volumes_of: Any) -> Use:
     )
 
 
-def promised_mib(session: Session) -> dict[str, int]:
-    """What disks may grow to, of machines and kept ones, by the id of their datastore."""
-    promised: dict[str, int] = {}
-    tables: Any = ((Disk, Disk.datastore_id.is_not(None)), (Volume, Volume.state.in_(("kept", "removing"))))
-    for table, of in tables:
-        query = select(table.datastore_id, func.sum(table.size_mib)).where(of).group_by(table.datastore_id)
-        for datastore_id, size_mib in session.execute(query):
-            promised[datastore_id] = promised.get(datastore_id, 0) + int(size_mib)
-    return promised
-
-
 def check_quota(session: Session, tenant: Tenant, adding: Use, owner_id: str | None = None) -> list[str]:
     """What would be left to the tenant, and to the user whose it is, a phrase a limit.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -26,7 +25,7 @@ from vdc.schema import (
     Volume,
 )
 from vdc.states import HOLDING
-from vdc.storage import Room, rooms
+from vdc.storage import rooms, summed
 from vdc.usage import host_loads, tenant_use
 
 Rows = list[dict[str, Any]]
@@ -85,27 +84,12 @@ def datastores(session: Session) -> Rows:
             "disk_format": d.disk_format,
             "shared": d.shared,
             "overcommit": d.overcommit,
-            **_summed(parts[d.id]),
+            **summed(parts[d.id]),
             "hosts": counted.get(d.id, 0),
-            "parts": [{"host": part.host, **_summed([part])} for part in parts[d.id] if part.host],
+            "parts": [{"host": part.host, **summed([part])} for part in parts[d.id] if part.host],
         }
         for d in stores
     ]
-
-
-def _summed(parts: Sequence[Room]) -> dict[str, Any]:
-    """Of the parts that hosts have looked at."""
-    seen = [part for part in parts if part.capacity_mib is not None]
-    capacity_mib = sum(part.capacity_mib or 0 for part in seen) if seen else None
-    allocated_mib = sum(part.allocated_mib for part in parts)
-    return {
-        "capacity_mib": capacity_mib,
-        "used_mib": sum(part.used_mib or 0 for part in seen) if seen else None,
-        "free_mib": sum(part.free_mib or 0 for part in seen) if seen else None,
-        "allocated_mib": allocated_mib,
-        "promised": round(allocated_mib / capacity_mib, 2) if capacity_mib else None,
-        "observed_at": min((part.observed_at for part in seen if part.observed_at), default=None),
-    }
 
 
 def images(session: Session) -> Rows:
