@@ -29,7 +29,7 @@ __all__ = ["start"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
 
-SMALL_MIB = 24
+SMALL_MIB = 48
 SMALL = "/srv/vdc/small"
 
 
@@ -54,7 +54,7 @@ def _key(datacenter: Datacenter) -> str:
 
 @pytest.fixture
 def small(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
-    """A file system of 24 MiB on h1, with an image and a template in it."""
+    """A file system of SMALL_MIB on h1, with an image and a template in it."""
     disk = own_directory(clean, "h1") / "small.ext4"
     with disk.open("wb") as file:
         file.truncate(SMALL_MIB * 2**20)
