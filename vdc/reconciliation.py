@@ -343,18 +343,20 @@ def read_known(session: Session) -> list[Known]:
     ]
 
 
-def read_volume_files(session: Session) -> frozenset[str]:
-    """Files of all volumes that there ever were."""
-    return frozenset(session.scalars(select(Volume.file)))
+def read_volume_files(session: Session) -> dict[str, str]:
+    """Files of all volumes that there ever were, each with the id of the machine that has it, or empty."""
+    query = select(Volume.file, Disk.vm_id).join_from(Volume, Disk, Disk.volume_id == Volume.id, isouter=True)
+    return {file: vm_id or "" for file, vm_id in session.execute(query)}
 
 
 def compare(
-    site: str, known: Iterable[Known], world: World, volumes: frozenset[str] = frozenset()
+    site: str, known: Iterable[Known], world: World, volumes: Mapping[str, str] | None = None
 ) -> Differences:
     """How the inventory and the world differ. Pure; machines with an open operation are passed over.
 
-    `volumes` are files of disks that are not their machine's alone.
+    `volumes` are files of disks that are not their machine's alone, each with the machine that has it.
     """
+    volumes = volumes or {}
     machines = {k.vm_id: k for k in known}
     found = Differences()
     unseen = {h.host.name for h in world.hosts if h.error}
@@ -382,7 +384,7 @@ def compare(
             _compare_one(machine, at.get(machine.vm_id, []), bool(unseen), machine.host in unseen, found)
     _leftover_files(machines, world, found)
     _unknown_volumes(volumes, world, found)
-    _copies(machines, at, world, found)
+    _copies(machines, at, volumes, world, found)
     _leftover_ports(machines, world, found)
     return found
 
@@ -451,7 +453,7 @@ def _leftover_files(machines: Mapping[str, Known], world: World, found: Differen
                 found.leftover.append((vm_id, where))
 
 
-def _unknown_volumes(volumes: frozenset[str], world: World, found: Differences) -> None:
+def _unknown_volumes(volumes: Mapping[str, str], world: World, found: Differences) -> None:
     for store in world.stores:
         for name in sorted(store.files):
             if name.startswith("volume-") and name.partition(".part-")[0] not in volumes:
@@ -466,6 +468,7 @@ def _unknown_file(name: str, store: StoreSeen) -> Finding:
 def _copies(
     machines: Mapping[str, Known],
     at: Mapping[str, Sequence[tuple[str, DomainSeen]]],
+    volumes: Mapping[str, str],
     world: World,
     found: Differences,
 ) -> None:
@@ -474,17 +477,21 @@ def _copies(
     Only where the machine was seen, whole, on its own host: these files are all that there is of no machine.
     """
     parts = [store for store in world.stores if store.host]
-    files = {store.host: set[str]() for store in parts}
+    files: dict[str, dict[str, set[str]]] = {store.host: {} for store in parts}
     for store in parts:
-        files[store.host] |= store.files
-    for host, names in files.items():
-        for vm_id in sorted({name[3:39] for name in names if name.startswith("vm-")}):
+        for name in store.files:
+            owner = name[3:39] if name.startswith("vm-") else volumes.get(name.partition(".part-")[0], "")
+            files[store.host].setdefault(owner, set()).add(name)
+    for host, owners in files.items():
+        for vm_id in sorted(owners.keys() - {""}):
             machine = machines.get(vm_id)
             if machine is None or machine.busy or machine.state not in SETTLED_STATES:
                 continue
             if host == machine.host or [name for name, _ in at.get(vm_id, [])] != [machine.host]:
                 continue
-            if any(name.startswith(disk_prefix(vm_id)) for name in files.get(machine.host, ())):
+            home = files.get(machine.host, {}).get(vm_id, set())
+            disks = {name for name in owners[vm_id] if name.startswith("volume-") and ".part-" not in name}
+            if disks <= home and any(name.startswith(disk_prefix(vm_id)) for name in home):
                 found.copies.append((vm_id, host))
 
 

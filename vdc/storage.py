@@ -23,8 +23,8 @@ WRITTEN_MIB = 1
 class Room:
     """A file system that disks are in: a whole shared datastore (`host` is empty), or one host's part.
 
-    `allocated_mib` is what machines and kept disks were promised of it; overlays take less. A machine that migrates is
-    promised its place on both hosts. Sizes are None where no host has looked yet.
+    `allocated_mib` is what machines and kept disks were promised of it; overlays take less. A machine that
+    migrates is promised its place on both hosts. Sizes are None where no host has looked yet.
     """
 
     datastore: str

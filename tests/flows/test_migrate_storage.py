@@ -17,7 +17,7 @@ from tests.flows.site import Site, settings
 from tests.flows.test_migrate import operation, whole
 from vdc.errors import Invalid, NoCapacity, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
-from vdc.schema import Datastore, HostDatastore
+from vdc.schema import Cdrom, Datastore, HostDatastore, Image, Vm
 from vdc.settings import Settings
 from vdc.states import VmState
 
@@ -132,6 +132,24 @@ def test_it_is_stopped_moved_and_started_in_one_operation(web: Site) -> None:
     assert run.reconcile() == []
 
 
+def test_a_disk_that_was_attached_comes_along_and_is_kept_where_it_came_out(web: Site) -> None:
+    run.attach_disk("web", size_mib=8, name="data")
+    leases, file = web.leases(), web.spec("web").disks[1].file
+    move()
+    intact(web, "h2", leases)
+    # Half removed on the host that it came from: what is left there is of its second disk alone.
+    web.sim.add_file("shared", file, 1, "h1")
+    assert [(f.what, f.action) for f in run.reconcile()] == [("disk left by a migration", "removed")]
+    intact(web, "h2", leases)
+    run.migrate("web", "h1", with_storage=True, cold=True)
+    intact(web, "h1", leases)
+    move()
+    run.detach_disk("web", "data", keep=True)
+    intact(web, "h2", leases)
+    run.attach_disk("web", volume="data")
+    intact(web, "h2", leases)
+
+
 def test_a_drain_takes_disks_along_where_that_is_asked_for(web: Site) -> None:
     with pytest.raises(OperationFailed):
         run.drain("h1")
@@ -153,6 +171,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(web: Site) -> None:
         session.query(HostDatastore).update({"capacity_mib": 100, "free_mib": 50})
         session.query(Datastore).update({"overcommit": 0.5})
     refused(NoCapacity, "h2 refused: datastore shared there: 0 of 50 MiB are promised", with_storage=True)
+    with pytest.raises(NoCapacity, match="web on host h1 gets no disk: datastore shared: 64 of 50 MiB are"):
+        run.attach_disk("web", size_mib=1)
+    with write_session(web.url) as session:
+        (image,) = session.query(Image)
+        image.iso = True
+        (vm,) = session.query(Vm)
+        session.add(Cdrom(vm_id=vm.id, index=0, image_id=image.id))
+    refused(Unsupported, r"ISO image of datastore shared in a drive.*`vdc vm disk detach`", with_storage=True)
 
 
 FAILURES = (

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.test_placement import SHAPE, host, names
 from vdc.model import DomainSeen, HostRef, StorageUse
 from vdc.placement import POLICIES, Group, place
-from vdc.reconciliation import HostSeen, Known, StoreSeen, World, compare
+from vdc.reconciliation import Differences, HostSeen, Known, StoreSeen, World, compare
 from vdc.states import Desired, VmState
 from vdc.storage import Room
 
@@ -72,12 +72,25 @@ def _world(here: set[str], there: set[str], *domains: DomainSeen) -> World:
 
 
 DISK, SEED = f"vm-{VM}-disk0.qcow2", f"vm-{VM}-seed.iso"
+VOLUME = "volume-0c0ffee0-0000-4000-8000-000000000002.qcow2"
 RUNS = DomainSeen(f"vm-{VM}", "running", VM, "site")
 
 
 def test_copies_that_a_migration_left_are_found() -> None:
     assert compare("site", [_known()], _world({DISK}, {DISK, SEED}, RUNS)).copies == [(VM, "h2")]
     assert compare("site", [_known()], _world({DISK}, set(), RUNS)).copies == []
+
+
+def test_a_copy_of_an_attached_disk_is_found_by_whose_it_is() -> None:
+    def found(here: set[str], there: set[str], of: str = VM) -> Differences:
+        return compare("site", [_known()], _world({DISK, *here}, there, RUNS), {VOLUME: of})
+
+    assert found({VOLUME}, {VOLUME}).copies == [(VM, "h2")]
+    assert found({VOLUME}, {f"{VOLUME}.part-dead"}).copies == [(VM, "h2")]
+    assert found(set(), {VOLUME, SEED}).copies == [], "the only one that there is"
+    assert found(set(), {VOLUME}, "").copies == [], "it is kept"
+    assert found(set(), {VOLUME}).report == []
+    assert [f.object for f in found(set(), {"volume-other.qcow2"}).report] == ["volume-other.qcow2"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from vdc.schema import (
     new_id,
 )
 from vdc.states import VmState, check_allowed
+from vdc.storage import room_of
 from vdc.usage import Use, check_quota, check_vm_limits
 
 ATTACH_DISK, DETACH_DISK = "attach-disk", "detach-disk"
@@ -377,6 +378,10 @@ def _check_new(session: Session, vm: Vm, size_mib: int) -> list[str]:
         raise Invalid(f"A disk of {size_mib} MiB is refused: 1 to {MAX_DISK_MIB} MiB.")
     tenant = session.get_one(Tenant, vm.tenant_id)
     _check_vm_limits(session, vm, tenant, size_mib)
+    store = session.get_one(Datastore, _root(session, vm).datastore_id)
+    host = session.get_one(Host, vm.host_id).name
+    if full := room_of(session, store, host).refusal(1, size_mib):
+        raise NoCapacity(f"Machine {vm.name} on host {host} gets no disk: datastore {store.name}: {full}.")
     return check_quota(session, tenant, Use(disk_mib=size_mib), vm.owner_id)
 
 
