@@ -164,8 +164,13 @@ class Ssh:
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
         what: str = "",
+        on_request: bool = False,
     ) -> bytes:
         """Run a command with the local file `source` as its standard input; return its standard output.
+
+        `on_request`: nothing is sent before the command says `ready` in a line of its own; one that says
+        something else is sent nothing. (A command that ends while much is on its way to it may cost the
+        connection: what arrives for a session that is closed makes sshd disconnect.)
 
         `timeout_s` bounds a standstill; the whole may take as much longer as `SLOWEST_UPLOAD` allows.
         Memory use does not depend on the size. Raises what `run` raises, and Invalid
@@ -177,9 +182,16 @@ class Ssh:
             raise Invalid(f"{source} cannot be read: {_reason(error)}.") from error
         total = os.fstat(file.fileno()).st_size
         standstill_s = timeout_s or self._access.call_timeout_s
+        said = bytearray()
 
         def feed(channel: paramiko.Channel) -> None:
             channel.settimeout(standstill_s)
+            if on_request:
+                while not said.endswith(b"\n") and (byte := channel.recv(1)):
+                    said.extend(byte)
+                if said != b"ready\n":
+                    return
+                said.clear()
             done = 0
             while chunk := file.read(_CHUNK):
                 if not _send(channel, chunk):
@@ -189,7 +201,8 @@ class Ssh:
                     progress(done, total)
 
         with file:
-            return self._execute(argv, feed, standstill_s + total / SLOWEST_UPLOAD, what or argv[0])
+            output = self._execute(argv, feed, standstill_s + total / SLOWEST_UPLOAD, what or argv[0])
+        return bytes(said) + output
 
     def upload_file(
         self, source: Path, remote_path: str, progress: Callable[[int, int], None] | None = None

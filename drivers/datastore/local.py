@@ -48,6 +48,7 @@ _RECEIVE = (
 flock -n 9 || { echo busy; exit 0; }
 if [ -e "$2" ]; then echo found; exit 0; fi
 rm -f -- "$2".part-*
+echo ready
 """
     + files.RECEIVE
 )
@@ -180,7 +181,7 @@ class LocalDatastore:
                 command=what,
             )
         argv = ["sh", "-c", _RECEIVE, "sh", self._directory, file, files.part_of(file), sha256]
-        answer = self._ssh.upload(kept, argv, progress=progress, what=what).decode().strip()
+        answer = self._ssh.upload(kept, argv, progress=progress, what=what, on_request=True).decode().strip()
         if answer == "made":
             log.info("Image %s was copied to host %s.", file, self._ssh.name)
         return answer

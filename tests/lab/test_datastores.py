@@ -22,7 +22,7 @@ from tests.lab.test_snapshots import Guest
 from vdc import catalog, specs
 from vdc.errors import NoCapacity, OperationFailed
 from vdc.inventory import read_session, write_session
-from vdc.schema import Datastore, Host, HostDatastore, Nic, Vm
+from vdc.schema import Datastore, Host, HostDatastore, Nic, Vm, Volume
 from vdc.states import HOLDING
 
 __all__ = ["start"]
@@ -94,6 +94,7 @@ def _forget(datacenter: Datacenter, name: str) -> None:
     with write_session(datacenter.url) as session:
         stores = [i for (i,) in session.query(Datastore.id).filter(Datastore.name == name)]
         session.query(HostDatastore).filter(HostDatastore.datastore_id.in_(stores)).delete()
+        session.query(Volume).filter(Volume.datastore_id.in_(stores)).delete()
         session.query(Datastore).filter(Datastore.id.in_(stores)).delete()
 
 
@@ -202,9 +203,8 @@ def _where(datacenter: Datacenter, name: str) -> str:
     for host, domains in datacenter.domains().items():
         is_here = host == spec.host.name
         assert (spec.domain in domains) is is_here
-        assert {f for f in _own_files(datacenter, host) if f.startswith("vm-")} == (
-            files if is_here else set()
-        )
+        there = {f for f in _own_files(datacenter, host) if f.startswith(("vm-", "volume-"))}
+        assert there == (files if is_here else set())
     return spec.host.name
 
 
@@ -223,6 +223,8 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     here = _where(own, "web")
     there = {"h1": "h2", "h2": "h1"}[here]
     guest.write("marked")
+    run.attach_disk("web", size_mib=8, name="data")
+    guest.sh("echo data > /dev/vdb && sync")
     before = says(guest.probe, guest.address)
     run.migrate("web", there, with_storage=True)
     assert _where(own, "web") == there
@@ -231,6 +233,7 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     assert after["boot_id"] == before["boot_id"], "it went on running"
     assert float(after["uptime"]) > float(before["uptime"])
     assert guest.read() == ("marked", "marked")
+    assert _data(guest) == "data"
 
     # Killed in the middle of the way back: libvirt goes on without us.
     child = start.start(_migrate_slowly, here)
@@ -247,7 +250,12 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     assert _where(own, "web") == away
     assert guest.boot_id() != before["boot_id"]
     assert guest.read() == ("-", "marked"), "its memory went, its disk did not"
+    assert _data(guest) == "data"
     assert run.reconcile() == []
+
+
+def _data(guest: Guest) -> str:
+    return guest.sh("echo 3 > /proc/sys/vm/drop_caches; head -c 4 /dev/vdb")
 
 
 def _host_of(datacenter: Datacenter, name: str) -> str:
@@ -258,4 +266,4 @@ def _host_of(datacenter: Datacenter, name: str) -> str:
 
 def _migrate_slowly(to: str) -> str:
     """For processes: a function that can be pickled."""
-    return run.migrate("web", to, with_storage=True, bandwidth_mib_s=8)
+    return run.migrate("web", to, with_storage=True, bandwidth_mib_s=16)
