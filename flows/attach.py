@@ -41,8 +41,8 @@ def attach_disk(request: AttachDiskRequest) -> str:
 def detach_disk(request: DetachDiskRequest) -> str:
     """Have the guest let go of it; keep it or remove it; write it down.
 
-    Returns the operation's id. Raises Refused before anything is touched, OperationFailed where the guest
-    does not let go of it: then the machine has it still.
+    Returns the operation's id. Raises Refused before anything is touched, GuestKeeps where the guest does not
+    let go of it: then the machine has it still.
     """
     return _detach(claimed(claim_detach_disk, request))
 

@@ -21,7 +21,7 @@ from tasks.retrying import retrying
 from vdc.claims.attach import Plug, without
 from vdc.claims.batch import Machine
 from vdc.claims.volumes import Removal, record_removed, record_unfinished
-from vdc.errors import OperationFailed, Superseded, VdcError
+from vdc.errors import GuestKeeps, OperationFailed, Superseded, VdcError
 from vdc.model import CdromSpec, DiskSpec, NicSpec, VmSpec
 from vdc.operations import Fence
 from vdc.records import record_attached, record_detached, record_half
@@ -157,7 +157,7 @@ def _take_back(asked: Plug, fence: Fence, failure: str) -> str:
 def detach_and_record(asked: Plug, fence: Fence) -> None:
     """Take the device from the machine and write it down.
 
-    Raises OperationFailed where its guest keeps it, or where it is not known whether it does.
+    Raises GuestKeeps where its guest does, OperationFailed where it is not known whether it has it.
     """
     try:
         at = detach_device(asked, fence)
@@ -178,7 +178,7 @@ def detach_and_record(asked: Plug, fence: Fence) -> None:
         )
         recorded(record_attached, asked, utc_now(), failure)
         telling.plug_result(asked, failure)
-        raise OperationFailed(failure, asked.claim.operation_id)
+        raise GuestKeeps(failure, asked.claim.operation_id)
     recorded(record_detached, asked, at)
     telling.plug_result(asked, f"It is without {asked.name}.")
 

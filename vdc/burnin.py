@@ -23,6 +23,9 @@ Arguments = dict[str, Any]
 GUEST_TIMEOUT_S = 5.0
 """What a guest has to stop or reboot before it is done hard: most have not booted so far that they hear."""
 
+MOST_DISKS = MOST_CARDS = 3
+"""More are not plugged in, though a machine takes more."""
+
 FULL = ("NoCapacity", "QuotaExceeded")
 """Refusals that say how much others hold: a machine that migrates has its place on two hosts."""
 
@@ -36,6 +39,19 @@ class Seen:
     host: str
     protected: bool = False
     snapshots: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    """Those that can be detached."""
+    cards: tuple[tuple[str, str], ...] = ()
+    """Network and address of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A disk of the burn-in that no machine has."""
+
+    name: str
+    host: str
+    """Where it was attached last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,7 @@ class View:
     making: int
     max_machines: int
     max_snapshots: int
+    kept: tuple[Kept, ...] = ()
 
     @property
     def new_name(self) -> str:
@@ -95,7 +112,7 @@ NOBODY = Seen("", VmState.GONE, "")
 
 
 def prefix(seed: int) -> str:
-    """Of the names of all machines of a burn-in."""
+    """Of the names of all machines and disks of a burn-in."""
     return f"burnin-{seed}-"
 
 
@@ -142,8 +159,34 @@ def _protected(view: View, seen: Seen) -> bool:
     return seen.protected and _allowed("terminate", view, seen)
 
 
-def _immovable(view: View, seen: Seen) -> bool:
-    return bool(seen.snapshots) and _allowed("migrate", view, seen)
+def _pluggable(operation: str, view: View, seen: Seen) -> bool:
+    return not seen.snapshots and _allowed(operation, view, seen)
+
+
+def _disk_room(view: View, seen: Seen) -> bool:
+    return len(seen.disks) < MOST_DISKS and _pluggable("disk attach", view, seen)
+
+
+def _kept_here(view: View, seen: Seen) -> bool:
+    """Elsewhere a disk may be out of reach."""
+    return any(disk.host == seen.host for disk in view.kept) and _disk_room(view, seen)
+
+
+def _card_room(view: View, seen: Seen) -> bool:
+    return 0 < len(seen.cards) < MOST_CARDS and _pluggable("nic attach", view, seen)
+
+
+def _disk_out(view: View, seen: Seen) -> bool:
+    """Off: most guests have not booted so far that they let go of anything."""
+    return bool(seen.disks) and seen.state is VmState.STOPPED and _pluggable("disk detach", view, seen)
+
+
+def _card_out(view: View, seen: Seen) -> bool:
+    return len(seen.cards) > 1 and seen.state is VmState.STOPPED and _pluggable("nic detach", view, seen)
+
+
+def _any_kept(view: View, seen: Seen) -> bool:
+    return seen is NOBODY and bool(view.kept)
 
 
 # -- with which arguments ----------------------------------------------------------------------------------
@@ -195,6 +238,31 @@ def _rename(_random: Random, view: View, seen: Seen) -> Arguments:
     return {"vm": seen.name, "new": view.new_name}
 
 
+def _new_disk(random: Random, view: View, seen: Seen) -> Arguments:
+    return {"vm": seen.name, "size_mib": random.randint(1, 16), "name": view.new_name}
+
+
+def _kept_disk(random: Random, view: View, seen: Seen) -> Arguments:
+    here = [disk.name for disk in view.kept if disk.host == seen.host]
+    return {"vm": seen.name, "volume": random.choice(here)}
+
+
+def _disk_of(keep: bool, random: Random, _view: View, seen: Seen) -> Arguments:
+    return {"vm": seen.name, "disk": random.choice(seen.disks), "keep": keep}
+
+
+def _new_card(random: Random, _view: View, seen: Seen) -> Arguments:
+    return {"vm": seen.name, "vnet": random.choice(sorted({vnet for vnet, _ in seen.cards}))}
+
+
+def _card_of(random: Random, _view: View, seen: Seen) -> Arguments:
+    return {"vm": seen.name, "nic": random.choice(seen.cards)[1]}
+
+
+def _any_disk(random: Random, view: View, _seen: Seen) -> Arguments:
+    return {"disk": random.choice(view.kept).name}
+
+
 def _bad_deploy(more: Mapping[str, Any], random: Random, view: View, seen: Seen) -> Arguments:
     return _deploy(random, view, seen) | {"hold": False} | dict(more)
 
@@ -224,6 +292,13 @@ TABLE: tuple[Row, ...] = (
     Row("snapshot create", 8, _snapshot, _keepable),
     Row("snapshot revert", 5, _label, partial(_kept, "snapshot revert")),
     Row("snapshot delete", 7, _label, partial(_kept, "snapshot delete")),
+    Row("disk attach", 8, _new_disk, _disk_room),
+    Row("disk attach --volume", 8, _kept_disk, _kept_here),
+    Row("disk detach", 4, partial(_disk_of, False), _disk_out),
+    Row("disk detach --keep", 8, partial(_disk_of, True), _disk_out),
+    Row("disk remove", 3, _any_disk, _any_kept),
+    Row("nic attach", 5, _new_card, _card_room),
+    Row("nic detach", 6, _card_of, _card_out),
     Row("hold", 4, _vms, partial(_allowed, "hold")),
     Row("release", 10, _vms, partial(_allowed, "release")),
     Row("rename", 3, _rename, partial(_allowed, "rename")),
@@ -239,7 +314,7 @@ TABLE: tuple[Row, ...] = (
     Row("terminate", 2, _vms, _protected, case="protected"),
     Row("terminate", 1, partial(_fixed, {"vms": ["burnin-nobody"]}), _alone, case="no such machine"),
     Row("migrate", 1, _stay, partial(_allowed, "migrate"), case="to where it is"),
-    Row("migrate", 1, _migrate, _immovable, case="with snapshots"),
+    Row("migrate", 1, _migrate, partial(_kept, "migrate"), case="with snapshots"),
     Row(
         "snapshot revert",
         1,
@@ -247,6 +322,22 @@ TABLE: tuple[Row, ...] = (
         partial(_allowed, "snapshot revert"),
         case="no such snapshot",
     ),
+    Row(
+        "disk attach",
+        1,
+        _new_disk,
+        partial(_in, (VmState.PAUSED, VmState.SUSPENDED, VmState.HELD)),
+        case="wrong state",
+    ),
+    Row("disk attach", 1, _new_disk, partial(_kept, "disk attach"), case="with snapshots"),
+    Row(
+        "disk detach",
+        1,
+        partial(_fixed, {"disk": "root"}),
+        partial(_allowed, "disk detach"),
+        case="its first disk",
+    ),
+    Row("nic attach", 1, partial(_fixed, {"vnet": "nosuch"}), _any, case="no such network"),
     Row("rename", 1, partial(_fixed, {"new": "No_Name"}), _any, case="bad name"),
     Row("deploy", 1, partial(_bad_deploy, {"count": 0}), _alone, case="none"),
     Row("deploy", 1, partial(_bad_deploy, {"template": "nosuch"}), _alone, case="no such template"),
@@ -303,8 +394,8 @@ class Entry:
 
     @property
     def machines(self) -> frozenset[str]:
-        """Names of the machines that it is about."""
-        told = (self.arguments.get(key, ()) for key in ("vm", "name", "new"))
+        """Names of the machines, and of disks of their own, that it is about."""
+        told = (self.arguments.get(key, ()) for key in ("vm", "name", "new", "disk", "volume"))
         return frozenset([*self.arguments.get("vms", ()), *(name for name in told if name)])
 
 

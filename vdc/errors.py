@@ -20,6 +20,7 @@
         Throttled         a cloud asks for a slower pace
       DriverFailure     the operator's: carries host, command, stderr
       OperationFailed   an operation ended, and not all of it was done
+        GuestKeeps        a guest did not let go of what was to be taken from it
       Superseded        another process took this operation over: stop, touch nothing
 """
 
@@ -119,3 +120,7 @@ class OperationFailed(VdcError):
         super().__init__(message)
         self.operation_id = operation_id
         self.machines: list[dict[str, object]] = []
+
+
+class GuestKeeps(OperationFailed):
+    """A guest did not let go of what was to be taken from its machine: that has it still."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from flows.attach import attach_disk, attach_nic, detach_disk, detach_nic, remove_disk
 from flows.deploy import deploy
 from flows.migrate import migrate
 from flows.power import power
@@ -17,14 +18,19 @@ from vdc.access import actor
 from vdc.burnin import Arguments, Drawn
 from vdc.claims.hold import hold
 from vdc.claims.marks import protect, rename
-from vdc.errors import Conflict, Refused, VdcError
+from vdc.errors import Conflict, GuestKeeps, Refused, VdcError
 from vdc.inventory import write_session
 from vdc.requests import (
+    AttachDiskRequest,
+    AttachNicRequest,
     DeleteSnapshotRequest,
     DeployRequest,
+    DetachDiskRequest,
+    DetachNicRequest,
     MachinesRequest,
     MigrateRequest,
     PowerRequest,
+    RemoveDiskRequest,
     RevertRequest,
     SnapshotRequest,
     TerminateRequest,
@@ -51,6 +57,8 @@ def _rename(tenant: str, arguments: Arguments) -> None:
 
 
 _POWER = partial(_flow, power, PowerRequest)
+_ATTACH_DISK = partial(_flow, attach_disk, AttachDiskRequest)
+_DETACH_DISK = partial(_flow, detach_disk, DetachDiskRequest)
 
 ACTS: Mapping[str, Callable[[str, Arguments], None]] = {
     "deploy": partial(_flow, deploy, DeployRequest),
@@ -67,6 +75,13 @@ ACTS: Mapping[str, Callable[[str, Arguments], None]] = {
     "snapshot create": partial(_flow, snapshot, SnapshotRequest),
     "snapshot revert": partial(_flow, revert, RevertRequest),
     "snapshot delete": partial(_flow, delete_snapshot, DeleteSnapshotRequest),
+    "disk attach": _ATTACH_DISK,
+    "disk attach --volume": _ATTACH_DISK,
+    "disk detach": _DETACH_DISK,
+    "disk detach --keep": _DETACH_DISK,
+    "disk remove": partial(_flow, remove_disk, RemoveDiskRequest),
+    "nic attach": partial(_flow, attach_nic, AttachNicRequest),
+    "nic detach": partial(_flow, detach_nic, DetachNicRequest),
     "hold": _hold,
     "release": partial(_flow, release, MachinesRequest),
     "rename": _rename,
@@ -82,7 +97,8 @@ def act(drawn: Drawn, tenant: str) -> tuple[str, str, str]:
         ACTS[drawn.operation](tenant, drawn.arguments)
     except Conflict as error:
         return "conflict", "Conflict", str(error)
-    except Refused as error:
+    except (Refused, GuestKeeps) as error:
+        # A guest keeps what is taken from it where another user started its machine meanwhile.
         return "refused", type(error).__name__, str(error)
     except VdcError as error:
         return "failed", type(error).__name__, str(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from deployments.burnin.users import LOG, Journal, Say, draw_and_act, open_log, repeat
+from flows.attach import remove_disk
 from flows.power import power
 from flows.reconcile import reconcile
 from flows.terminate import terminate
@@ -19,12 +20,19 @@ from tasks.batches import claimed, fenced, read, recorded
 from tasks.environment import environment
 from vdc.access import actor
 from vdc.burnin import Entry, entries_of, judge, tally
-from vdc.claims.burnin import Burnin, claim_burnin, machines_of
+from vdc.claims.burnin import Burnin, claim_burnin, kept_of, machines_of, names_of
 from vdc.claims.marks import protect
 from vdc.errors import Invalid, OperationFailed, VdcError
 from vdc.inventory import write_session
 from vdc.operations import close
-from vdc.requests import BurninRequest, MachinesRequest, PowerRequest, TerminateRequest, VerifyRequest
+from vdc.requests import (
+    BurninRequest,
+    MachinesRequest,
+    PowerRequest,
+    RemoveDiskRequest,
+    TerminateRequest,
+    VerifyRequest,
+)
 from vdc.schema import utc_now
 from vdc.states import VmState
 from vdc.verification import Check, Verified, merged, open_operations
@@ -42,7 +50,7 @@ class Report:
     checks: list[Check]
     differs: list[str]
     left: list[str]
-    """Names of machines that were kept, or could not be removed."""
+    """Names of machines and disks that were kept, or could not be removed."""
 
     @property
     def failed(self) -> list[str]:
@@ -151,13 +159,13 @@ def _looked_at(
     stages = [("as the users left it", look("as the users left it"))]
     gone = Check("its machines can be switched off and removed")
     if keep:
-        left = [seen.name for seen in read(machines_of, request)]
+        left = read(names_of, request)
     else:
         problems = _switch_off(request)
         stages.append(("switched off", look("switched off")))
         left = remove(request, say)
         stages.append(("removed", look("removed")))
-        problems += [f"vm/{name} is still there" for name in left]
+        problems += [f"{name} is still there" for name in left]
         gone = Check(gone.name, tuple(problems))
     entries = journal.told()
     wrong = _differing(before, entries) if before else []
@@ -214,21 +222,22 @@ def _switch_off(request: BurninRequest) -> list[str]:
 
 
 def remove(request: BurninRequest, say: Say) -> list[str]:
-    """Remove the burn-in's machines, whatever state they are in; names of those that would not go."""
+    """Remove its machines and disks, whatever state they are in; names of those that would not go."""
     for attempt in range(2):
-        names = [seen.name for seen in read(machines_of, request)]
-        if not names:
+        if not read(names_of, request):
             return []
         try:
             if attempt:
                 # What somebody died over, or what ended in the dark, is reconcile's to finish.
                 reconcile()
-                names = [seen.name for seen in read(machines_of, request)]
             _unprotect(request)
-            terminate(TerminateRequest(vms=names, tenant=request.tenant))
+            if names := [seen.name for seen in read(machines_of, request)]:
+                terminate(TerminateRequest(vms=names, tenant=request.tenant))
+            for disk in read(kept_of, request):
+                remove_disk(RemoveDiskRequest(disk=disk.name, tenant=request.tenant))
         except VdcError as error:
             say(f"Not removed yet: {error}")
-    return [seen.name for seen in read(machines_of, request)]
+    return read(names_of, request)
 
 
 def _unprotect(request: BurninRequest) -> None:

@@ -14,7 +14,7 @@ from deployments.burnin.acting import act
 from tasks.batches import read
 from tasks.environment import environment
 from vdc.burnin import Drawn, Entry, View, draw, line_of
-from vdc.claims.burnin import Burnin, machines_of
+from vdc.claims.burnin import Burnin, kept_of, machines_of
 from vdc.errors import Invalid
 
 Say = Callable[[str], None]
@@ -118,6 +118,7 @@ def _look(burnin: Burnin, journal: Journal, number: int) -> View:
         making=making,
         max_machines=request.max_machines,
         max_snapshots=environment().settings.max_snapshots,
+        kept=read(kept_of, request),
     )
 
 

@@ -97,12 +97,12 @@ def replay(log: Path, concurrent: bool, out: Path | None, keep: bool, as_json: b
 def remove(seed: int, tenant: str, as_json: bool) -> None:
     """Remove what a burn-in left that was killed, or kept its machines."""
     from interfaces.cli.session import reading
-    from vdc.claims.burnin import machines_of
+    from vdc.claims.burnin import names_of
     from vdc.requests import BurninRequest
 
     request = BurninRequest(template="", seed=seed, tenant=tenant)
     with reading() as session:
-        there = [seen.name for seen in machines_of(session, request)]
+        there = names_of(session, request)
     left: list[str] = []
     if there:
         _use_prefect()

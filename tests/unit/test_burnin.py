@@ -15,6 +15,7 @@ from vdc.burnin import (
     TABLE,
     Drawn,
     Entry,
+    Kept,
     Seen,
     View,
     draw,
@@ -40,12 +41,18 @@ def _view(*machines: Seen, number: int = 9, making: int = 0) -> View:
         making=making,
         max_machines=6,
         max_snapshots=3,
+        kept=(Kept("k1", "h1"), Kept("k2", "h2")),
     )
 
 
 def _every_kind() -> list[Seen]:
     kinds = itertools.product(states.HOLDING, (False, True), ((), ("s1",), ("s1", "s2", "s3")))
-    return [Seen(f"m{n}", state, "h1", safe, kept) for n, (state, safe, kept) in enumerate(kinds)]
+    seen = [Seen(f"m{n}", state, "h1", safe, kept) for n, (state, safe, kept) in enumerate(kinds)]
+    cards = (("blue", "10.1.0.2"), ("green", "10.2.0.2"), ("blue", "10.1.0.3"))
+    plugged = itertools.product(states.HOLDING, (((), cards[:2]), (("d1", "d2", "d3"), cards)))
+    return seen + [
+        Seen(f"p{n}", state, "h2", disks=disks, cards=has) for n, (state, (disks, has)) in enumerate(plugged)
+    ]
 
 
 def test_the_same_seed_and_the_same_view_draw_the_same() -> None:
@@ -60,21 +67,30 @@ def test_what_is_drawn_may_be_asked_of_the_machine_that_is_named() -> None:
     view = _view(*seen.values())
     chance = Random(1)
     drawn_often = Counter[str]()
-    for _ in range(5000):
+    for _ in range(4000):
         drawn = draw(chance, view)
         drawn_often[drawn.label] += 1
         of = [*drawn.arguments.get("vms", ()), *filter(None, [drawn.arguments.get("vm")])]
         if drawn.case or drawn.operation == "deploy":
             continue
-        assert of
+        assert of or drawn.arguments == {"disk": drawn.arguments.get("disk")}
+        operation = drawn.operation
         for name in of:
             machine = seen[name]
-            assert machine.state in states.OPERATIONS[drawn.operation]
+            assert machine.state in states.OPERATIONS.get(
+                operation, states.OPERATIONS[operation.partition(" --")[0]]
+            )
+            if operation.startswith(("disk", "nic")):
+                assert not machine.snapshots
+                assert "attach" in operation or machine.state is VmState.STOPPED
+                assert len(machine.disks) < 3 or operation != "disk attach"
+                assert drawn.arguments.get("volume", "") in ("", "k1" if machine.host == "h1" else "k2")
+                assert drawn.arguments.get("vnet", "blue") in ("blue", "green")
             if drawn.operation == "terminate":
                 assert not machine.protected
             if drawn.operation == "migrate":
                 assert not machine.snapshots
-                assert drawn.arguments["to"] in ("", "h2")
+                assert drawn.arguments["to"] in ("", "h2" if machine.host == "h1" else "h1")
             if drawn.operation == "snapshot create":
                 assert len(machine.snapshots) < 3
                 assert drawn.arguments["kind"] == "disk" or machine.state is VmState.RUNNING
@@ -101,9 +117,9 @@ def test_what_must_be_refused_is_what_the_table_of_states_does_not_allow() -> No
                 assert state not in states.OPERATIONS[row.operation], (row.operation, state)
 
 
-def test_a_legal_row_is_never_about_nobody_but_to_deploy() -> None:
+def test_a_legal_row_is_never_about_nobody_but_to_deploy_or_to_remove_a_kept_disk() -> None:
     alone = [row.operation for row in TABLE if not row.case and row.on(_view(), NOBODY)]
-    assert alone == ["deploy"]
+    assert alone == ["deploy", "disk remove"]
 
 
 def _entry(number: int, user: int, begun_s: float, ended_s: float, outcome: str, **more: object) -> Entry:

@@ -1,22 +1,23 @@
-"""The claim of a burn-in, and its machines: all whose names begin as its seed says."""
+"""The claim of a burn-in, its machines and its disks: all whose names begin as its seed says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Executable, select
 from sqlalchemy.orm import Session
 
 from vdc import burnin, operations
-from vdc.burnin import Seen
+from vdc.burnin import Kept, Seen
 from vdc.claims.deploy import DeployPlan, claim_deploy
 from vdc.errors import Conflict, Invalid
 from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.pricing import ListPrices
 from vdc.requests import BurninRequest, DeployRequest
-from vdc.schema import Host, Site, Snapshot, Tenant, Vm
+from vdc.schema import Disk, Host, Nic, Site, Snapshot, Tenant, Vm, Vnet, Volume
 from vdc.states import HOLDING, VmState
 
 MAX_OPERATIONS = 100_000
@@ -55,9 +56,9 @@ def claim_burnin(
     site = session.scalars(select(Site.id)).one()
     opening = Opening("burnin", "burnin", site, str(request.seed), request.model_dump(mode="json"))
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
-    if left := machines_of(session, request):
+    if left := names_of(session, request):
         raise Conflict(
-            f"Machines of an earlier burn-in with this seed are there ({', '.join(s.name for s in left)}): "
+            f"What an earlier burn-in with this seed made is there ({', '.join(left)}): "
             f"`vdc burnin remove --seed {request.seed}` removes them."
         )
     tried = DeployRequest(
@@ -82,16 +83,61 @@ def machines_of(session: Session, request: BurninRequest) -> tuple[Seen, ...]:
         .order_by(Vm.created_at, Vm.name)
     )
     rows = session.execute(query).all()
-    snapshots: dict[str, list[str]] = {}
     ids = [row[0] for row in rows]
-    for vm_id, label in session.execute(
+
+    def grouped(query: Executable) -> dict[str, list[Any]]:
+        """By the id of the machine, which is the first column; of two more a pair."""
+        found: dict[str, list[Any]] = {}
+        for vm_id, *told in session.execute(query):
+            found.setdefault(vm_id, []).append(tuple(told) if len(told) > 1 else told[0])
+        return found
+
+    snapshots = grouped(
         select(Snapshot.vm_id, Snapshot.label).where(Snapshot.vm_id.in_(ids)).order_by(Snapshot.label)
-    ):
-        snapshots.setdefault(vm_id, []).append(label)
+    )
+    disks = grouped(
+        select(Disk.vm_id, Volume.name)
+        .join(Volume, Volume.id == Disk.volume_id)
+        .where(Disk.vm_id.in_(ids))
+        .order_by(Disk.index)
+    )
+    cards = grouped(
+        select(Nic.vm_id, Vnet.name, Nic.address)
+        .join(Vnet, Vnet.id == Nic.vnet_id)
+        .where(Nic.vm_id.in_(ids))
+        .order_by(Nic.index)
+    )
     return tuple(
-        Seen(name, VmState(state), host or "", protected, tuple(snapshots.get(vm_id, ())))
+        Seen(
+            name,
+            VmState(state),
+            host or "",
+            protected,
+            tuple(snapshots.get(vm_id, ())),
+            tuple(disks.get(vm_id, ())),
+            tuple(cards.get(vm_id, ())),
+        )
         for vm_id, name, state, protected, host in rows
     )
+
+
+def kept_of(session: Session, request: BurninRequest) -> tuple[Kept, ...]:
+    """The burn-in's disks that no machine has, by name."""
+    tenant = find(session, Tenant, "tenant", request.tenant)
+    query = (
+        select(Volume.name, Host.name)
+        .join(Host, Host.id == Volume.host_id)
+        .where(Volume.name.like(f"{burnin.prefix(request.seed)}%"), Volume.tenant_id == tenant.id)
+        .where(Volume.state.in_(("kept", "removing")))
+        .order_by(Volume.name)
+    )
+    return tuple(Kept(name, host) for name, host in session.execute(query))
+
+
+def names_of(session: Session, request: BurninRequest) -> list[str]:
+    """Of its machines that hold a place, and of its disks that no machine has."""
+    machines = [seen.name for seen in machines_of(session, request)]
+    return machines + [disk.name for disk in kept_of(session, request)]
 
 
 def out_directory(request: BurninRequest, out: str, home: Path, began: str) -> Path:
