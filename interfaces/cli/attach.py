@@ -10,7 +10,6 @@ import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line
 from vdc.access import actor
-from vdc.settings import load
 
 if TYPE_CHECKING:
     from vdc.claims.attach import Plug
@@ -197,11 +196,12 @@ def _after(asked: Plug) -> str:
 
 
 def _print_plan(asked: Plug, told: dict[str, Any], as_json: bool) -> None:
+    from interfaces.cli.session import prices_of
     from vdc.claims.attach import without
     from vdc.model import DiskSpec
     from vdc.pricing import per_hour, per_month
 
-    prices = load().prices
+    prices = prices_of(asked.spec.tenant)
     fewer = without(asked.spec, asked.device)
     before, after = (fewer, asked.spec) if asked.attaches else (asked.spec, fewer)
     costs = [

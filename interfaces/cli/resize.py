@@ -8,7 +8,6 @@ import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
 from vdc.access import actor
-from vdc.settings import load
 
 if TYPE_CHECKING:
     from vdc.claims.resize import Resize
@@ -59,15 +58,11 @@ def resize(only_plan: bool, as_json: bool, **options: Any) -> None:
 
 
 def _print_plan(asked: Resize, changes: list[dict[str, Any]], as_json: bool) -> None:
-    from interfaces.cli.session import reading
+    from interfaces.cli.session import prices_of
     from vdc.claims.resize import size_of
-    from vdc.names import find
     from vdc.pricing import per_hour, per_month
-    from vdc.schema import Tenant
-    from vdc.tariffs import in_force
 
-    with reading() as session:
-        prices = in_force(session, find(session, Tenant, "tenant", asked.spec.tenant), load().prices)
+    prices = prices_of(asked.spec.tenant)
     costs = [
         per_hour(prices, size.vcpu, size.memory_mib, size.disk_mib)
         for size in (size_of(asked.spec), asked.wanted)

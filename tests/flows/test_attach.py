@@ -30,6 +30,8 @@ from vdc.inventory import read_session, write_session
 from vdc.requests import ImportImageRequest
 from vdc.schema import Disk, Host, HostDatastore, Image, Nic, Tenant, UsageEvent, Vm, Vnet, Volume
 from vdc.states import VmState
+from vdc.tariff_file import version_of
+from vdc.tariffs import add_tariff
 
 pytestmark = pytest.mark.prefect
 
@@ -647,11 +649,14 @@ def test_as_typed(web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixt
     def out() -> str:
         return capsys.readouterr().out
 
+    with write_session(web.url) as session:
+        disks_alone = {"disk_gib_month": 1, "vcpu_hour": 0, "memory_gib_hour": 0}
+        add_tariff(session, version_of(disks_alone | {"ec2_margin": 1, "currency": "CHF"}), actor=ACTOR)
     rows = web.rows()
     assert vdc("vm", "disk", "attach", "web", "--size", "4G", "--name", "data", "--plan") == 0
     told = out()
     assert "Would attach disk data, 4096 MiB: machine web on h1." in told
-    assert "Cost of the machine while it runs" in told
+    assert "Cost of the machine while it runs: 0.06 -> 4.06 CHF a month" in told, "by the tariff in force"
     assert vdc("vm", "nic", "attach", "web", "--vnet", "blue", "--plan", "--json") == 0
     assert json.loads(out())["address"] == "10.1.0.2"
     assert web.rows() == rows
