@@ -42,7 +42,7 @@ class Seen:
     disks: tuple[str, ...] = ()
     """Those that can be detached."""
     cards: tuple[tuple[str, str], ...] = ()
-    """Network and address of each."""
+    """Network and MAC of each: two networks may have the same addresses."""
 
 
 @dataclass(frozen=True, slots=True)

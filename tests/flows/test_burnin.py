@@ -179,7 +179,9 @@ def test_what_fails_is_told_with_its_number_and_its_error(site: Site, tmp_path: 
     with pytest.raises(course.Unsound, match="Not sound: operations end as they must") as failed:
         _burnin(tmp_path / "out")
     assert site.sim.pending_faults() == 0
-    (problem,) = failed.value.report.checks[0].problems
+    problems = failed.value.report.checks[0].problems
+    assert len(problems) == 1, problems
+    (problem,) = problems
     assert "failed: OperationFailed: " in problem
     assert "simulated fault before hypervisor.ensure_started" in problem
     site.assert_agrees()

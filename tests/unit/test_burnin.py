@@ -48,7 +48,7 @@ def _view(*machines: Seen, number: int = 9, making: int = 0) -> View:
 def _every_kind() -> list[Seen]:
     kinds = itertools.product(states.HOLDING, (False, True), ((), ("s1",), ("s1", "s2", "s3")))
     seen = [Seen(f"m{n}", state, "h1", safe, kept) for n, (state, safe, kept) in enumerate(kinds)]
-    cards = (("blue", "10.1.0.2"), ("green", "10.2.0.2"), ("blue", "10.1.0.3"))
+    cards = (("blue", "02:00:0a:01:00:02"), ("green", "02:01:0a:01:00:02"), ("blue", "02:02:0a:01:00:03"))
     plugged = itertools.product(states.HOLDING, (((), cards[:2]), (("d1", "d2", "d3"), cards)))
     return seen + [
         Seen(f"p{n}", state, "h2", disks=disks, cards=has) for n, (state, (disks, has)) in enumerate(plugged)

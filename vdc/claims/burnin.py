@@ -102,7 +102,7 @@ def machines_of(session: Session, request: BurninRequest) -> tuple[Seen, ...]:
         .order_by(Disk.index)
     )
     cards = grouped(
-        select(Nic.vm_id, Vnet.name, Nic.address)
+        select(Nic.vm_id, Vnet.name, Nic.mac)
         .join(Vnet, Vnet.id == Nic.vnet_id)
         .where(Nic.vm_id.in_(ids))
         .order_by(Nic.index)
