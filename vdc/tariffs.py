@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -104,7 +104,7 @@ def read_book(session: Session, otherwise: Tariff) -> TariffBook:
 
 def in_force(session: Session, tenant: Tenant, otherwise: Tariff, now: datetime | None = None) -> Tariff:
     """What a tenant pays now."""
-    today = (now or datetime.now(UTC)).astimezone(ZoneInfo(tenant.time_zone)).date()
+    today = (now or utc_now()).astimezone(ZoneInfo(tenant.time_zone)).date()
     return read_book(session, otherwise).on(tenant.name, today)[0]
 
 
