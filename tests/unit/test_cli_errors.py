@@ -45,6 +45,7 @@ CASES: list[tuple[BaseException, int]] = [
     (errors.Throttled("m"), 1),
     (errors.DriverFailure("m", host="h1"), 1),
     (errors.OperationFailed("m", "id"), 1),
+    (errors.GuestKeeps("m", "id"), 1),
     (errors.Superseded("m"), 1),
     (click.UsageError("m"), 2),
     (KeyboardInterrupt(), 130),
