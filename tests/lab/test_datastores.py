@@ -224,7 +224,8 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     there = {"h1": "h2", "h2": "h1"}[here]
     guest.write("marked")
     run.attach_disk("web", size_mib=8, name="data")
-    guest.sh("echo data > /dev/vdb && sync")
+    # Before the guest has seen the disk this would make a plain file of that name, in its memory.
+    guest.sh("test -b /dev/vdb && echo data > /dev/vdb && sync")
     before = says(guest.probe, guest.address)
     run.migrate("web", there, with_storage=True)
     assert _where(own, "web") == there
