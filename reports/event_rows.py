@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, select
 from sqlalchemy.orm import Session
 
+from reports.levels import TRAFFIC
 from vdc.months import Window
 from vdc.schema import UsageEvent, Vm, Volume
 
@@ -50,7 +51,7 @@ def _of(
     theirs = some.where(UsageEvent.tenant_id.in_(tenant_ids))
     gone = some.where(UsageEvent.kind == "terminated", UsageEvent.at <= window.begin)
     # Of traffic whose machine it was then, not whose it was when the samples were counted.
-    owner = case((UsageEvent.kind == "traffic", ""), else_=UsageEvent.tenant_id)
+    owner = case((UsageEvent.kind == TRAFFIC, ""), else_=UsageEvent.tenant_id)
     return (
         select(owner, subject, name, *COLUMNS)
         .join(table, table.id == subject)

@@ -331,6 +331,11 @@ def shared_with(session: Session, object_id: str, tenant_id: str) -> bool:
     )
 
 
+def usable_by(session: Session, row: Any, tenant_id: str) -> bool:
+    """Whether a tenant may use a network or a template: it is the site's, its own, or shared with it."""
+    return row.tenant_id in (None, tenant_id) or shared_with(session, row.id, tenant_id)
+
+
 def bind(session: Session, actor: Actor) -> None:
     """From now on `actor` asks in this session."""
     session.info["actor"] = actor

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from vdc.errors import QuotaExceeded
@@ -77,6 +77,11 @@ def tenant_use(session: Session, tenant_id: str) -> Use:
 
 def user_use(session: Session, user_id: str) -> Use:
     return _use(session, Vm.owner_id == user_id, Image.owner_id == user_id, Volume.owner_id == user_id)
+
+
+def vm_use(session: Session, vm_id: str) -> Use:
+    """What one machine holds, disks that are attached included."""
+    return _use(session, Vm.id == vm_id, false(), false())
 
 
 def _use(session: Session, vms_of: Any, images_of: Any, volumes_of: Any) -> Use:

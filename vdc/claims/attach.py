@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
-from vdc.access import shared_with, visible
+from vdc.access import usable_by, visible
 from vdc.addresses import mac_of, parse_member
 from vdc.claims.deploy import check_usable, lease, vnet_spec
 from vdc.claims.terminate import find_vm
@@ -156,7 +156,7 @@ def claim_attach_nic(
     vm, claim, device_id = _open(session, ATTACH_NIC, request, actor, flow_run_id)
     vnet = find(session, Vnet, "virtual network", request.vnet)
     tenant = session.get_one(Tenant, vm.tenant_id)
-    if vnet.tenant_id not in (None, vm.tenant_id) and not shared_with(session, vnet.id, vm.tenant_id):
+    if not usable_by(session, vnet, vm.tenant_id):
         raise Forbidden(f"Network {vnet.name} belongs to another tenant than {tenant.name}.")
     _check_uplink(session, vm, vnet)
     left = check_quota(session, tenant, Use(addresses=int(vnet.tenant_id is None)), vm.owner_id)

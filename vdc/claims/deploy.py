@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
-from vdc.access import asking, shared_with
+from vdc.access import asking, shared_with, usable_by
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import Burst, choose
@@ -127,7 +127,7 @@ def _check_owners(session: Session, tenant: Tenant, template: Template, vnets: l
     owned: list[tuple[str, Template | Vnet]] = [("Template", template)]
     owned += [("Network", vnet) for vnet in vnets]
     for what, row in owned:
-        if row.tenant_id not in (None, tenant.id) and not shared_with(session, row.id, tenant.id):
+        if not usable_by(session, row, tenant.id):
             raise Forbidden(f"{what} {row.name} belongs to another tenant than {tenant.name}.")
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from vdc import access, operations, specs
+from vdc import operations, specs
+from vdc.access import usable_by
 from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, Forbidden, Invalid
 from vdc.names import find
 from vdc.operations import Opening
-from vdc.schema import Disk, Nic, Share, Snapshot, Tenant, Vm, Vnet, Volume, utc_now
-from vdc.states import CHARGED, VmState, check_allowed
-from vdc.usage import Use, check_quota, check_vm_limits
-from vdc.usage_events import site_addresses, vm_event, with_event
+from vdc.schema import Disk, Nic, Share, Tenant, Vm, Vnet, Volume, utc_now
+from vdc.states import VmState, check_allowed
+from vdc.usage import check_quota, check_vm_limits, vm_use
+from vdc.usage_events import vm_event, with_event
 
 
 def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) -> Vm:
@@ -36,7 +37,7 @@ def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) 
     live_name = f"{receiver.id}/{vm.name}"
     if session.scalars(select(Vm.id).where(Vm.live_name == live_name)).first():
         raise Conflict(f"Machine name {vm.name!r} is taken in tenant {to}: rename it first.")
-    size = _size(session, vm)
+    size = vm_use(session, vm.id)
     check_vm_limits(session, receiver, size)
     check_quota(session, receiver, size)
     # With whom its tenant shared it, it shared as its own.
@@ -67,24 +68,8 @@ def _give_volumes(session: Session, vm: Vm, receiver: Tenant) -> None:
 def _check_networks(session: Session, vm: Vm, receiver: Tenant) -> None:
     query = select(Vnet).join(Nic, Nic.vnet_id == Vnet.id).where(Nic.vm_id == vm.id).order_by(Vnet.name)
     for vnet in session.scalars(query):
-        theirs = vnet.tenant_id in (None, receiver.id)
-        if not theirs and not access.shared_with(session, vnet.id, receiver.id):
+        if not usable_by(session, vnet, receiver.id):
             raise Forbidden(
                 f"Machine {vm.name} is on network {vnet.name}, which is not tenant {receiver.name}'s: "
                 "it would stay on a network of others."
             )
-
-
-def _size(session: Session, vm: Vm) -> Use:
-    """What it adds to whom it is given."""
-    disk_mib = session.scalar(select(func.sum(Disk.size_mib)).where(Disk.vm_id == vm.id))
-    vcpu = max(vm.vcpu, vm.next_vcpu or 0)
-    return Use(
-        vms=1,
-        vcpu=vcpu,
-        memory_mib=max(vm.memory_mib, vm.next_memory_mib or 0),
-        disk_mib=int(disk_mib or 0),
-        running_vcpu=vcpu if vm.state in CHARGED else 0,
-        snapshots=session.scalar(select(func.count(Snapshot.id)).where(Snapshot.vm_id == vm.id)) or 0,
-        addresses=session.scalar(site_addresses(vm.id)) or 0,
-    )
