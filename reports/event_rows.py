@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, select
 from sqlalchemy.orm import Session
 
-from reports.levels import TRAFFIC
+from vdc.event_kinds import TRAFFIC
 from vdc.months import Window
 from vdc.schema import UsageEvent, Vm, Volume
 

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reports.levels import BECOMES, ENDING, MAKING, TRAFFIC, UNTOLD
+from reports.levels import UNTOLD
 from reports.usage import EVENTS
 from vdc.errors import Invalid
+from vdc.event_kinds import BECOMES, ENDING, MAKING, TRAFFIC
 from vdc.tariff import check_price, decimal_of
 
 KINDS = (

@@ -15,47 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vdc.event_kinds import BECOMES, ENDING, MAKING, OTHER, RANK, TRAFFIC
 from vdc.tariff import STATES
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-
-TRAFFIC = "traffic"
-"""The one kind that tells no level, but what was sent: it belongs to the time before its instant."""
-
-RANK = {
-    TRAFFIC: 0,
-    "created": 1,
-    "stored": 1,
-    "held": 3,
-    "stopped": 4,
-    "released": 4,
-    "lost": 4,
-    "suspended": 5,
-    "started": 6,
-    "resumed": 7,
-    "terminated": 8,
-    "removed": 8,
-}
-OTHER = 2
-"""Order of what happened at the same instant. An event of another kind tells a size or an owner."""
-
-BECOMES = {
-    "created": "stopped",
-    "stored": "running",
-    "held": "held",
-    "stopped": "stopped",
-    "released": "stopped",
-    "lost": "stopped",
-    "suspended": "suspended",
-    "started": "running",
-    "resumed": "running",
-}
-"""State after an event. Who never started is stopped; an image is `running` as long as it is there."""
-
-MAKING = ("created", "stored", "started", "resumed")
-"""From the first of these on there is something on a host."""
-ENDING = ("terminated", "removed")
 
 SIZES = ("vcpu", "memory_mib", "disk_mib", "snapshot_mib", "addresses")
 NAMES = ("tenant_id", "machine", "provider", "hourly_price", "image")

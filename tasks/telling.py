@@ -19,6 +19,7 @@ from vdc.claims.snapshot import SnapshotClaim
 from vdc.metering import Metered
 from vdc.model import MigrationResult, Size, VmSpec
 from vdc.onboarding import Onboarded
+from vdc.pricing import told
 from vdc.reconciliation import Finding
 from vdc.records import Concluded
 from vdc.requests import DeployRequest, DrainRequest, EnrollHostRequest, ImportImageRequest
@@ -58,8 +59,7 @@ def deploy_plan(request: DeployRequest, claim: DeployClaim) -> None:
         return
     publish(
         "deploy-plan",
-        f"{what} for tenant {request.tenant}: {plan.cost_per_hour:.4f} {plan.currency} an hour, "
-        f"{plan.cost_per_month} {plan.currency} a month (730 hours).",
+        f"{what} for tenant {request.tenant}: {told(plan.cost)}",
         machines,
         "**Quota left**: " + (", ".join(plan.quota_left) or "no limit"),
         "**Hosts**",

@@ -677,7 +677,10 @@ def adopt_states(
         if state is not old:
             check_move(vm.name, old, state)
             # The charge of a machine that was missing meanwhile ended when it was last seen.
-            charged_as = VmState.STOPPED if old is VmState.MISSING else old
+            charged_as = old
+            if old is VmState.MISSING:
+                kept = vm.desired == Desired.SUSPENDED
+                charged_as = VmState.SUSPENDED if kept else VmState.STOPPED
             if kind := usage_kind(charged_as, state):
                 session.add(vm_event(vm, claim, kind, since, host_name))
         host = session.scalars(select(Host).where(Host.name == host_name)).one()
@@ -699,6 +702,8 @@ def record_recovered(session: Session, outcomes: Sequence[Outcome]) -> None:
                     last_seen = vm.observed_at or vm.created_at
                     session.add(vm_event(vm, outcome.claim, "stopped", last_seen, outcome.spec.host.name))
                 session.add(vm_event(vm, outcome.claim, "started", outcome.at, outcome.spec.host.name))
+            elif vm.desired == Desired.SUSPENDED:  # its memory was on the host
+                session.add(vm_event(vm, outcome.claim, "stopped", outcome.at, outcome.spec.host.name))
             vm.desired = _START.get(vm.desired, vm.desired)
             vm.state = SETTLED[Desired(vm.desired)]
             vm.observed, vm.observed_at = vm.state, outcome.at

@@ -141,6 +141,8 @@ One that migrates pays as before: it ends as what it was.
 
 def usage_kind(old: VmState, new: VmState) -> str:
     """The usage event of a machine that went from `old` to `new`; empty where the bill does not change."""
+    if old is VmState.SUSPENDED and new is VmState.STOPPED:
+        return "stopped"  # its memory is gone: it pays what a tariff asks of one that is off
     if (old in CHARGED) == (new in CHARGED):
         return ""
     if new in CHARGED:

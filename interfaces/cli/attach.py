@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
 
 if TYPE_CHECKING:
     from vdc.claims.attach import Plug
+    from vdc.pricing import Cost
 
 _UNITS = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
@@ -58,6 +60,7 @@ def attach_disk(only_plan: bool, as_json: bool, **options: Any) -> None:
     from interfaces.cli.session import reading, writing
     from tasks.abilities import abilities
     from vdc.claims.attach import claim_attach_disk
+    from vdc.plan_costs import plug_cost
     from vdc.requests import AttachDiskRequest
 
     if sum((options["size_mib"] is not None, bool(options["volume"]), bool(options["iso"]))) != 1:
@@ -67,13 +70,14 @@ def attach_disk(only_plan: bool, as_json: bool, **options: Any) -> None:
         can = abilities()
     with writing(commit=False) as session:
         asked = claim_attach_disk(session, request, can, actor=actor())
+        cost = plug_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:
         from flows.attach import attach_disk as flow
 
         return flow
 
-    _go(load_flow, request, asked, only_plan, as_json)
+    _go(load_flow, request, asked, cost, as_json)
 
 
 @disk.command("detach")
@@ -87,18 +91,20 @@ def detach_disk(only_plan: bool, as_json: bool, **options: Any) -> None:
     """Take a disk, or an ISO image, from a machine, also while it runs."""
     from interfaces.cli.session import writing
     from vdc.claims.attach import claim_detach_disk
+    from vdc.plan_costs import plug_cost
     from vdc.requests import DetachDiskRequest
 
     request = DetachDiskRequest(**options)
     with writing(commit=False) as session:
         asked = claim_detach_disk(session, request, actor=actor())
+        cost = plug_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:
         from flows.attach import detach_disk as flow
 
         return flow
 
-    _go(load_flow, request, asked, only_plan, as_json)
+    _go(load_flow, request, asked, cost, as_json)
 
 
 @nic.command("attach")
@@ -112,18 +118,20 @@ def attach_nic(only_plan: bool, as_json: bool, **options: Any) -> None:
     """Give a machine another network card, also while it runs."""
     from interfaces.cli.session import writing
     from vdc.claims.attach import claim_attach_nic
+    from vdc.plan_costs import plug_cost
     from vdc.requests import AttachNicRequest
 
     request = AttachNicRequest(**options)
     with writing(commit=False) as session:
         asked = claim_attach_nic(session, request, actor=actor())
+        cost = plug_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:
         from flows.attach import attach_nic as flow
 
         return flow
 
-    _go(load_flow, request, asked, only_plan, as_json)
+    _go(load_flow, request, asked, cost, as_json)
 
 
 @nic.command("detach")
@@ -136,25 +144,27 @@ def detach_nic(only_plan: bool, as_json: bool, **options: Any) -> None:
     """Take a card from a machine: NIC is its address, its MAC, or its network if that is the only one."""
     from interfaces.cli.session import writing
     from vdc.claims.attach import claim_detach_nic
+    from vdc.plan_costs import plug_cost
     from vdc.requests import DetachNicRequest
 
     request = DetachNicRequest(**options)
     with writing(commit=False) as session:
         asked = claim_detach_nic(session, request, actor=actor())
+        cost = plug_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:
         from flows.attach import detach_nic as flow
 
         return flow
 
-    _go(load_flow, request, asked, only_plan, as_json)
+    _go(load_flow, request, asked, cost, as_json)
 
 
-def _go(load_flow: Callable[[], Any], request: Any, asked: Plug, only_plan: bool, as_json: bool) -> None:
-    """Print the plan, or run the flow. What cannot be was refused by now, without a flow run."""
+def _go(load_flow: Callable[[], Any], request: Any, asked: Plug, cost: Cost | None, as_json: bool) -> None:
+    """Print the plan, where it has a cost, or run the flow. What cannot be was refused by now."""
     told = _told(asked)
-    if only_plan:
-        _print_plan(asked, told, as_json)
+    if cost is not None:
+        _print_plan(asked, told, cost, as_json)
         return
     from interfaces.cli.running import run_flow
 
@@ -195,37 +205,20 @@ def _after(asked: Plug) -> str:
     return f"Address {asked.device.address} is free."
 
 
-def _print_plan(asked: Plug, told: dict[str, Any], as_json: bool) -> None:
-    from interfaces.cli.session import prices_of
-    from vdc.claims.attach import without
+def _print_plan(asked: Plug, told: dict[str, Any], cost: Cost, as_json: bool) -> None:
     from vdc.model import DiskSpec
-    from vdc.pricing import per_hour, per_month
 
-    prices = prices_of(asked.spec.tenant)
-    fewer = without(asked.spec, asked.device)
-    before, after = (fewer, asked.spec) if asked.attaches else (asked.spec, fewer)
-    costs = [
-        per_hour(prices, spec.vcpu, spec.memory_mib, sum(d.size_mib for d in spec.disks))
-        for spec in (before, after)
-    ]
     if as_json:
         plan = {"name": asked.spec.name, "host": asked.spec.host.name, "act": asked.kind} | told
-        more = {"cost_per_month": str(per_month(costs[1])), "currency": prices.currency}
-        print_json(plan | {"quota_left": asked.quota_left} | more)
+        print_json(plan | {"quota_left": asked.quota_left} | cost_keys(cost))
         return
     verb = "attach" if asked.attaches else "detach"
     size = f", {told['size_mib']} MiB" if "size_mib" in told else ""
     print_line(f"Would {verb} {asked.name}{size}: machine {asked.spec.name} on {asked.spec.host.name}.")
-    if isinstance(asked.device, DiskSpec):
-        if not asked.attaches:
-            kept = (
-                "It would be kept, and charged as a disk." if asked.keep else "It would be removed for good."
-            )
-            print_line(kept)
-        print_line(
-            f"Cost of the machine while it runs: {per_month(costs[0])} -> {per_month(costs[1])} "
-            f"{prices.currency} a month (730 hours)"
-        )
+    if isinstance(asked.device, DiskSpec) and not asked.attaches:
+        kept = "kept, and charged as a disk" if asked.keep else "removed for good"
+        print_line(f"It would be {kept}.")
+    print_cost(cost)
     if asked.quota_left:
         print_line(f"Quota left: {', '.join(asked.quota_left)}")
     note("Nothing was touched.")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, print_cost
 from vdc.access import actor
 from vdc.errors import OperationFailed
 from vdc.settings import load
@@ -138,6 +139,7 @@ def _print_plan(burnin: Any, as_json: bool) -> None:
     rows = [{"operation": r.operation, "must_be_refused": r.case, "weight": r.weight} for r in TABLE]
     if as_json:
         hosts = {"hosts": burnin.hosts, "quota_left": burnin.plan.quota_left}
+        hosts |= cost_keys(burnin.plan.cost)
         print_json(
             request.model_dump(mode="json") | {"names": f"{prefix(request.seed)}N", "table": rows} | hosts
         )
@@ -149,6 +151,7 @@ def _print_plan(burnin: Any, as_json: bool) -> None:
     print_table(rows, ("operation", "must_be_refused", "weight"))
     print_line(f"Hosts: {', '.join(burnin.hosts)}")
     print_line(f"Quota left meanwhile: {', '.join(burnin.plan.quota_left) or 'no limit'}")
+    print_cost(burnin.plan.cost, "Cost while its machines are there, at most")
     note("Nothing was touched.")
 
 

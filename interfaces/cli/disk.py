@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
 
 
@@ -42,6 +43,7 @@ def remove(name: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     from interfaces.cli.running import run_flow
     from interfaces.cli.session import own_tenant, writing
     from vdc.claims.volumes import claim_remove
+    from vdc.plan_costs import volume_end_cost
     from vdc.requests import RemoveDiskRequest
     from vdc.schema import Volume
 
@@ -49,13 +51,15 @@ def remove(name: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     request = RemoveDiskRequest(disk=name, tenant=tenant)
     with writing(commit=False) as session:
         asked = claim_remove(session, request, actor=actor())
-        size_mib = session.get_one(Volume, asked.volume_id).size_mib
+        volume = session.get_one(Volume, asked.volume_id)
+        size_mib, cost = volume.size_mib, volume_end_cost(prices(session), volume)
     told = {"name": asked.name, "tenant": tenant, "file": asked.file, "size_mib": size_mib}
     if only_plan:
         if as_json:
-            print_json(told | {"host": asked.target.host.name})
+            print_json(told | {"host": asked.target.host.name} | cost_keys(cost))
             return
         print_line(f"Would remove disk {asked.name} ({human_mib(size_mib)}) of tenant {tenant} for good.")
+        print_cost(cost)
         note("Nothing was touched.")
         return
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from interfaces.cli.output import json_option, print_json, print_line
+from interfaces.cli.output import json_option, note, print_json, print_line
+from interfaces.cli.plan_cost import cost_keys, prices, print_batch_plan, print_cost
 from interfaces.cli.power import names_argument, plan_option, tenant_option
 from vdc.access import actor
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 def _say(changed: dict[str, str], said: str, as_json: bool) -> None:
@@ -25,17 +29,29 @@ def _say(changed: dict[str, str], said: str, as_json: bool) -> None:
 @names_argument
 @click.option("--until", default="", metavar="TIME", help="Release them then: 2026-12-01T06:00Z.")
 @tenant_option
+@plan_option
 @json_option
-def hold(vms: tuple[str, ...], until: str, tenant: str, as_json: bool) -> None:
+def hold(vms: tuple[str, ...], until: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     """Let nothing start machines that are stopped; or say anew until when they are on hold."""
     from interfaces.cli.session import writing
     from vdc.claims.hold import hold as hold_machines
     from vdc.claims.hold import instant
+    from vdc.claims.power import chosen
+    from vdc.plan_costs import marking_costs
     from vdc.requests import MachinesRequest
+    from vdc.usage_levels import vm_levels
 
     at = instant(until) if until else None
-    with writing() as session:
+    with writing(commit=not only_plan) as session:
+        was = vm_levels(session, [vm.id for vm in chosen(session, list(vms), tenant)]) if only_plan else {}
         held = hold_machines(session, MachinesRequest(vms=list(vms), tenant=tenant), at, actor=actor())
+        costs = marking_costs(prices(session), list(held), was) if only_plan else []
+        rows = [_row(session, vm_id) for vm_id in held] if only_plan else []
+    if only_plan:
+        becomes = {"becomes": "held", "hold_until": at}
+        columns = ("becomes", "hold_until")
+        print_batch_plan("Would hold", [row | becomes for row in rows], costs, as_json, columns=columns)
+        return
     _say(held, f"is on hold{f' until {at:%Y-%m-%d %H:%M %Z}' if at else ''}", as_json)
 
 
@@ -49,14 +65,23 @@ def release(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -
     from interfaces.cli.batch import run_batch
     from interfaces.cli.session import writing
     from vdc.claims.hold import claim_release
+    from vdc.claims.power import chosen
+    from vdc.plan_costs import marking_costs, release_costs
     from vdc.requests import MachinesRequest
+    from vdc.usage_levels import vm_levels
 
     request = MachinesRequest(vms=list(vms), tenant=tenant)
     with writing(commit=False) as session:
+        vms_now = chosen(session, request.vms, tenant)
+        was = vm_levels(session, [vm.id for vm in vms_now])
         claim = claim_release(session, request, actor=actor())
+        made = [m.spec.vm_id for m in claim.batch.machines]
+        off = [vm.id for vm in vms_now if vm.id not in made]
+        costs = release_costs(prices(session), claim) + marking_costs(prices(session), off, was)
+        rows = [_row(session, vm_id) | {"becomes": "deployed"} for vm_id in made]
+        rows += [_row(session, vm_id) | {"becomes": "stopped"} for vm_id in off]
     if only_plan:
-        made = [{"name": m.spec.name, "host": m.spec.host.name} for m in claim.batch.machines]
-        _print_plan(made, list(claim.stopped), as_json)
+        print_batch_plan("Would release", rows, costs, as_json, columns=("becomes",))
         return
 
     def load_flow() -> Any:
@@ -65,17 +90,6 @@ def release(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -
         return flow
 
     run_batch(load_flow, request, as_json)
-
-
-def _print_plan(made: list[dict[str, str]], stopped: list[str], as_json: bool) -> None:
-    if as_json:
-        rows: list[dict[str, str | None]] = [row | {"becomes": "deployed"} for row in made]
-        print_json(rows + [{"name": name, "host": None, "becomes": "stopped"} for name in stopped])
-        return
-    for row in made:
-        print_line(f"Would make {row['name']} on {row['host']}.")
-    for name in stopped:
-        print_line(f"Would leave {name} stopped: it may be started again.")
 
 
 @click.command()
@@ -100,18 +114,56 @@ def rename(name: str, new: str, tenant: str, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("to")
 @click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
+@plan_option
 @json_option
-def give(name: str, to: str, tenant: str, as_json: bool) -> None:
+def give(name: str, to: str, tenant: str, only_plan: bool, as_json: bool) -> None:
     """Make machine NAME tenant TO's, who pays for it from now on. On its host nothing changes."""
     from interfaces.cli.session import writing
     from vdc.claims.giving import give as give_machine
 
+    if only_plan:
+        _plan_giving(name, to, tenant, as_json)
+        return
     with writing() as session:
         give_machine(session, name, to, tenant, actor=actor())
     if as_json:
         print_json({"name": name, "to": to})
         return
     print_line(f"{name} is tenant {to}'s now, who pays for it from now on.")
+
+
+def _plan_giving(name: str, to: str, tenant: str, as_json: bool) -> None:
+    """Of the one who has the machine and of the one who gets it, by the tariff of each."""
+    from interfaces.cli.session import writing
+    from vdc.claims.giving import give as give_machine
+    from vdc.claims.terminate import find_vm
+    from vdc.plan_costs import giving_costs
+    from vdc.schema import Tenant
+    from vdc.usage_levels import vm_levels
+
+    with writing(commit=False) as session:
+        vm = find_vm(session, name, tenant)
+        giver, was = session.get_one(Tenant, vm.tenant_id), vm_levels(session, [vm.id]).get(vm.id)
+        costs = giving_costs(
+            prices(session), giver.id, give_machine(session, name, to, tenant, actor=actor()), was
+        )
+        tenants = (giver.name, to)
+    if as_json:
+        whose = zip(tenants, costs, strict=True)
+        print_json([{"name": name, "to": to, "tenant": whom} | cost_keys(cost) for whom, cost in whose])
+        return
+    print_line(f"Would make {name} tenant {to}'s; on its host nothing changes.")
+    for whom, cost in zip(tenants, costs, strict=True):
+        print_cost(cost, f"Cost for tenant {whom}")
+    note("Nothing was touched.")
+
+
+def _row(session: Session, vm_id: str) -> dict[str, Any]:
+    from vdc import specs
+    from vdc.schema import Vm
+
+    spec = specs.load(session.get_one(Vm, vm_id).spec)
+    return {"name": spec.name, "tenant": spec.tenant, "host": spec.host.name}
 
 
 def _protecting(verb: str, protected: bool, text: str, said: str) -> click.Command:

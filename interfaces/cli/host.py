@@ -17,6 +17,7 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.plan_cost import cost_keys, prices, print_costs
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import Invalid, NotFound, OperationFailed
@@ -149,6 +150,7 @@ def drain(name: str, with_storage: bool, only_plan: bool, as_json: bool) -> None
     from interfaces.cli.batch import run_batch
     from tasks.abilities import abilities
     from vdc.claims.drain import claim_drain
+    from vdc.plan_costs import moving_costs
     from vdc.requests import DrainRequest
 
     request = DrainRequest(host=name, with_storage=with_storage)
@@ -156,8 +158,9 @@ def drain(name: str, with_storage: bool, only_plan: bool, as_json: bool) -> None
         can = abilities()
     with writing(commit=False) as session:
         claim = claim_drain(session, request, can, actor=actor())
+        costs = moving_costs(prices(session), [move.spec for move in claim.moves]) if only_plan else []
     if only_plan:
-        _print_drain_plan(name, claim, as_json)
+        _print_drain_plan(name, claim, costs, as_json)
         return
     for one in claim.left:
         note(f"{one.name} stays: {one.why}")
@@ -175,7 +178,7 @@ def drain(name: str, with_storage: bool, only_plan: bool, as_json: bool) -> None
     note(f"Host {name} takes no new machines until `vdc host enable {name}`.")
 
 
-def _print_drain_plan(name: str, claim: Any, as_json: bool) -> None:
+def _print_drain_plan(name: str, claim: Any, costs: Any, as_json: bool) -> None:
     moves = [
         {
             "name": move.spec.name,
@@ -186,10 +189,12 @@ def _print_drain_plan(name: str, claim: Any, as_json: bool) -> None:
         for move in claim.moves
     ]
     if as_json:
-        print_json({"host": name, "moves": moves, "left": claim.left})
+        each = [move | cost_keys(cost) for move, cost in zip(moves, costs, strict=True)]
+        print_json({"host": name, "moves": each, "left": claim.left})
         return
     print_line(f"Would disable host {name} and move {len(moves)} machine{'s' * (len(moves) != 1)}:")
     print_table(moves, ("name", "tenant", "to", "how"))
+    print_costs(costs, [move["name"] for move in moves])
     if claim.left:
         print_line("What would stay, and why:")
         print_table([asdict(one) for one in claim.left], ("name", "state", "why"))

@@ -16,6 +16,7 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 
@@ -105,7 +106,10 @@ def import_(
     from pathlib import Path
 
     from vdc.claims.images import check_import
+    from vdc.names import find
+    from vdc.plan_costs import image_cost
     from vdc.requests import ImportImageRequest
+    from vdc.schema import Tenant
 
     source = file if "://" in file else str(Path(file).absolute())
     request = ImportImageRequest(file=source, name=name, datastore=datastore, sha256=sha256, tenant=tenant)
@@ -116,13 +120,21 @@ def import_(
 
         with fetched(request) as there:
             facts = look_at_image(request, there)
+        as_it_is = facts.iso or facts.format == target.disk_format
+        with reading() as session:
+            owner_id = find(session, Tenant, "tenant", tenant).id if tenant else None
+            size_mib = -(-facts.size_bytes // 2**20) if as_it_is else facts.virtual_size_mib
+            cost = image_cost(prices(session), owner_id, size_mib, exact=as_it_is)
         if as_json:
-            print_json({"image": facts, "datastore": datastore, "host": target.host.name})
+            plan = {"image": facts, "datastore": datastore, "host": target.host.name}
+            print_json(plan | cost_keys(cost))
             return
         print_line(
             f"Would import {name}: {facts.format}, {human_mib(facts.virtual_size_mib)} virtual, sha256 "
             f"{facts.sha256}, to datastore {datastore} as {target.disk_format} by way of {target.host.name}."
         )
+        print_cost(cost)
+        note("Nothing was stored.")
         return
     from interfaces.cli.running import run_flow
 
@@ -151,21 +163,25 @@ def delete(name: str, only_plan: bool, as_json: bool) -> None:
     """Remove an image for good; refused while a template, a machine or a cloud uses it."""
     from interfaces.cli.running import run_flow
     from vdc.claims.images import claim_delete
+    from vdc.plan_costs import image_end_cost
     from vdc.requests import DeleteImageRequest
+    from vdc.schema import Image
 
     request = DeleteImageRequest(image=name)
     with writing(commit=False) as session:
         asked = claim_delete(session, request, actor=actor())
         row = next(r for r in listings.images(session) if r["id"] == asked.image.image_id)
+        cost = image_end_cost(prices(session), session.get_one(Image, asked.image.image_id))
     what = {"name": name, "datastore": row["datastore"], "file": row["file"], "size_mib": row["size_mib"]}
     if only_plan:
         if as_json:
-            print_json(what | {"host": asked.target.host.name})
+            print_json(what | {"host": asked.target.host.name} | cost_keys(cost))
             return
         print_line(
             f"Would delete image {name}: {row['file']}, {human_mib(row['size_mib'])} stored in "
             f"{row['datastore']}, by way of {asked.target.host.name}."
         )
+        print_cost(cost)
         note("Nothing was touched.")
         return
 
@@ -191,18 +207,20 @@ def clone(name: str, new: str, tenant: str, only_plan: bool, as_json: bool) -> N
     """Make a NEW image that has what another one has, in the same datastore."""
     from interfaces.cli.saving import plan_or_run
     from vdc.claims.saving import claim_clone
+    from vdc.plan_costs import saving_cost
     from vdc.requests import CloneImageRequest
 
     request = CloneImageRequest(image=name, name=new, tenant=tenant)
     with writing(commit=False) as session:
         asked = claim_clone(session, request, actor=actor())
+        cost = saving_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:
         from flows.save_image import clone_image
 
         return clone_image
 
-    plan_or_run(load_flow, request, asked, [], only_plan, as_json)
+    plan_or_run(load_flow, request, asked, [], cost, as_json)
 
 
 @group.command()

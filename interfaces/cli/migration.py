@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
+
+if TYPE_CHECKING:
+    from vdc.pricing import Cost
 
 
 @click.command()
@@ -28,6 +32,7 @@ def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
     from interfaces.cli.session import reading, writing
     from tasks.abilities import abilities
     from vdc.claims.migrate import claim_migrate
+    from vdc.plan_costs import moving_costs
     from vdc.requests import MigrateRequest
 
     request = MigrateRequest(vm=name, **options)
@@ -36,6 +41,7 @@ def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
         can = abilities()
     with writing(commit=False) as session:
         move = claim_migrate(session, request, can, actor=actor())
+        cost = moving_costs(prices(session), [move.spec])[0]
     if only_plan:
         _print_plan(
             {
@@ -46,6 +52,7 @@ def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
                 "restarts": move.restart,
                 "placement": move.said,
             },
+            cost,
             as_json,
         )
         return
@@ -58,9 +65,9 @@ def migrate(name: str, only_plan: bool, as_json: bool, **options: Any) -> None:
     _print_result(run_flow(load_flow, request), as_json)
 
 
-def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
+def _print_plan(plan: dict[str, Any], cost: Cost, as_json: bool) -> None:
     if as_json:
-        print_json(plan)
+        print_json(plan | cost_keys(cost))
         return
     how = "it is stopped, and stays so" if plan["cold"] else "it goes on running"
     if plan["restarts"]:
@@ -69,6 +76,7 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
     print_line("Hosts:")
     for line in plan["placement"]:
         print_line(f"  {line}")
+    print_cost(cost)
     note("Nothing was touched.")
 
 

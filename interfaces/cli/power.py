@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from interfaces.cli.output import json_option, print_json, print_line, print_table
+from interfaces.cli.output import json_option
+from interfaces.cli.plan_cost import prices, print_batch_plan
 from vdc.access import actor
 
 HELP = {
@@ -43,15 +44,20 @@ def _command(verb: str) -> click.Command:
         from interfaces.cli.batch import run_batch
         from interfaces.cli.session import writing
         from vdc.claims.power import BECOMES, claim_power
+        from vdc.plan_costs import power_costs
         from vdc.requests import PowerRequest
 
         request = PowerRequest(verb=verb, vms=list(vms), **options)  # type: ignore[arg-type]
         # What cannot be is refused at once, without a flow run.
         with writing(commit=False) as session:
             specs = [m.spec for m in claim_power(session, request, actor=actor()).machines]
+            costs = power_costs(prices(session), verb, specs) if only_plan else []
         if only_plan:
-            rows = [{"name": s.name, "tenant": s.tenant, "host": s.host.name} for s in specs]
-            _print_plan(verb, [row | {"becomes": BECOMES[verb]} for row in rows], as_json)
+            rows = [
+                {"name": s.name, "tenant": s.tenant, "host": s.host.name, "becomes": BECOMES[verb]}
+                for s in specs
+            ]
+            print_batch_plan(f"Would {verb}", rows, costs, as_json, columns=("becomes",))
             return
 
         def load_flow() -> Any:
@@ -64,14 +70,6 @@ def _command(verb: str) -> click.Command:
     for option in reversed(_options(verb)):
         run = option(run)
     return click.command(verb, help=HELP[verb])(run)
-
-
-def _print_plan(verb: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json(rows)
-        return
-    print_line(f"Would {verb} {len(rows)} machine{'s' * (len(rows) != 1)}:")
-    print_table(rows, ("name", "tenant", "host", "becomes"))
 
 
 COMMANDS = [_command(verb) for verb in HELP]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
 
 if TYPE_CHECKING:
     from vdc.claims.resize import Resize
+    from vdc.pricing import Cost
 
 
 @click.command()
@@ -27,6 +29,7 @@ def resize(only_plan: bool, as_json: bool, **options: Any) -> None:
     from interfaces.cli.session import reading, writing
     from tasks.resize_check import look_at_shape
     from vdc.claims.resize import claim_resize, foresee
+    from vdc.plan_costs import resize_cost
     from vdc.requests import ResizeRequest
 
     if all(options[size] is None for size in ("vcpu", "memory_mib", "disk_mib")):
@@ -35,9 +38,11 @@ def resize(only_plan: bool, as_json: bool, **options: Any) -> None:
     # The plan first: what cannot be is refused at once, without a flow run.
     with writing(commit=False) as session:
         asked = claim_resize(session, request, actor=actor())
-    seen = look_at_shape(asked.spec)
+    changes = foresee(asked, look_at_shape(asked.spec))
     if only_plan:
-        _print_plan(asked, foresee(asked, seen), as_json)
+        with reading() as session:
+            cost = resize_cost(prices(session), asked, changes)
+        _print_plan(asked, changes, cost, as_json)
         return
 
     def load_flow() -> Any:
@@ -57,16 +62,7 @@ def resize(only_plan: bool, as_json: bool, **options: Any) -> None:
     _print_changes(told["changes"], ())
 
 
-def _print_plan(asked: Resize, changes: list[dict[str, Any]], as_json: bool) -> None:
-    from interfaces.cli.session import prices_of
-    from vdc.claims.resize import size_of
-    from vdc.pricing import per_hour, per_month
-
-    prices = prices_of(asked.spec.tenant)
-    costs = [
-        per_hour(prices, size.vcpu, size.memory_mib, size.disk_mib)
-        for size in (size_of(asked.spec), asked.wanted)
-    ]
+def _print_plan(asked: Resize, changes: list[dict[str, Any]], cost: Cost, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -74,20 +70,15 @@ def _print_plan(asked: Resize, changes: list[dict[str, Any]], as_json: bool) -> 
                 "host": asked.spec.host.name,
                 "changes": changes,
                 "quota_left": asked.quota_left,
-                "cost_per_hour": f"{costs[1]:.4f}",
-                "cost_per_month": str(per_month(costs[1])),
-                "currency": prices.currency,
             }
+            | cost_keys(cost)
         )
         return
     print_line(f"Would resize {asked.spec.name} on {asked.spec.host.name}:")
     _print_changes(changes, ("why",) if any(row["why"] for row in changes) else ())
     print_line()
     print_line(f"Quota left: {', '.join(asked.quota_left) or 'no limit'}")
-    print_line(
-        f"Cost while it runs: {costs[0]:.4f} -> {costs[1]:.4f} {prices.currency} an hour, "
-        f"{per_month(costs[0])} -> {per_month(costs[1])} {prices.currency} a month (730 hours)"
-    )
+    print_cost(cost)
     note("Nothing was touched.")
 
 

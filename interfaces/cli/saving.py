@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interfaces.cli.output import human_mib, json_option, note, print_json, print_line
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
 
 if TYPE_CHECKING:
     from vdc.claims.saving import SavingClaim
+    from vdc.pricing import Cost
 
 
 @click.command("save-as")
@@ -25,6 +27,7 @@ def save_as(name: str, image: str, tenant: str, only_plan: bool, as_json: bool) 
     from interfaces.cli.session import reading, writing
     from tasks.abilities import abilities
     from vdc.claims.saving import claim_save
+    from vdc.plan_costs import saving_cost
     from vdc.requests import SaveAsRequest
 
     request = SaveAsRequest(vm=name, image=image, tenant=tenant)
@@ -32,6 +35,7 @@ def save_as(name: str, image: str, tenant: str, only_plan: bool, as_json: bool) 
         can = abilities()
     with writing(commit=False) as session:
         asked = claim_save(session, request, can, actor=actor())
+        cost = saving_cost(prices(session), asked) if only_plan else None
     how = (
         "It runs: its disk is as after a power cut, or frozen for that moment if the guest's agent answers."
         if asked.snapshot
@@ -43,7 +47,7 @@ def save_as(name: str, image: str, tenant: str, only_plan: bool, as_json: bool) 
 
         return flow
 
-    plan_or_run(load_flow, request, asked, [how], only_plan, as_json)
+    plan_or_run(load_flow, request, asked, [how], cost, as_json)
 
 
 def plan_or_run(
@@ -51,15 +55,15 @@ def plan_or_run(
     request: Any,
     asked: SavingClaim,
     said: list[str],
-    only_plan: bool,
+    cost: Cost | None,
     as_json: bool,
 ) -> None:
-    """Say what would be made, or make it and say what was."""
+    """Say what would be made, where there is a cost of it; else make it and say what was."""
     made = asked.made
-    if only_plan:
+    if cost is not None:
         if as_json:
             facts = {"format": made.image.format, "virtual_size_mib": made.image.virtual_size_mib}
-            print_json({"image": made.name, "host": made.target.host.name} | facts)
+            print_json({"image": made.name, "host": made.target.host.name} | facts | cost_keys(cost))
             return
         size = human_mib(made.image.virtual_size_mib)
         print_line(
@@ -68,6 +72,7 @@ def plan_or_run(
         )
         for line in said:
             print_line(line)
+        print_cost(cost)
         note("Nothing was touched.")
         return
     from interfaces.cli import listings

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, print_cost
 from vdc.access import actor
 from vdc.errors import OperationFailed
 from vdc.settings import load
@@ -93,12 +94,13 @@ def _print_plan(test: Any, per_host: int, as_json: bool) -> None:
         "quota_left": test.plan.quota_left,
     }
     if as_json:
-        print_json(plan)
+        print_json(plan | cost_keys(test.plan.cost))
         return
     print_line(f"Would make and remove, one turn after another, {per_host} at a time on each host:")
     print_table(turns, ("side", "repetition", "machines"))
     print_line(f"Machines by host: {', '.join(f'{name} {n}' for name, n in by_host.items())}")
     print_line(f"Quota left meanwhile: {', '.join(test.plan.quota_left) or 'no limit'}")
+    print_cost(test.plan.cost, "Cost while its machines are there")
     if test.no_floor:
         print_line(f"No floor: {test.no_floor}.")
     note("Nothing was touched.")

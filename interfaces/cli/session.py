@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from vdc import access, inventory
 from vdc.identity import acting
 from vdc.settings import load
-
-if TYPE_CHECKING:
-    from vdc.tariff import Tariff
 
 
 @contextmanager
@@ -42,13 +38,3 @@ def own_tenant() -> str:
     """Name of the tenant that is meant where none is named: of a user the own one, else `default`."""
     actor = acting(load())
     return "default" if actor.of_site or not actor.tenant else actor.tenant
-
-
-def prices_of(tenant: str) -> Tariff:
-    """What the tenant of that name pays now, for plans."""
-    from vdc.names import find
-    from vdc.schema import Tenant
-    from vdc.tariffs import in_force
-
-    with reading() as session:
-        return in_force(session, find(session, Tenant, "tenant", tenant), load().prices)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from vdc.access import actor
 from vdc.settings import load
 
 if TYPE_CHECKING:
     from vdc.claims.snapshot import SnapshotClaim
+    from vdc.pricing import Cost
 
 Rows = list[dict[str, Any]]
 
@@ -41,6 +43,7 @@ def create(
     """Keep the present state: with memory if the machine runs, unless told otherwise."""
     from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_snapshot
+    from vdc.plan_costs import snapshot_cost
     from vdc.requests import SnapshotRequest
 
     if memory and disk_only:
@@ -50,12 +53,13 @@ def create(
     can, limit = _abilities(), load().max_snapshots
     with writing(commit=False) as session:
         asked = claim_snapshot(session, request, can, limit, actor=actor())
+        cost = snapshot_cost(prices(session), asked)
     if only_plan:
         lines = [f"Would keep the state of {asked.spec.name} as {asked.label}: {_what(asked.snapshot.kind)}."]
         if asked.snapshot.kind == "memory":
             size = human_mib(asked.spec.memory_mib)
             lines.append(f"The machine stands still while its memory is written, at most {size}.")
-        _print_plan(asked, lines, as_json)
+        _print_plan(asked, lines, cost, as_json)
         return
 
     def load_flow() -> Any:
@@ -98,19 +102,21 @@ def revert(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
     """Take a machine back to a snapshot: what came after is lost, unless it was kept too."""
     from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_revert
+    from vdc.plan_costs import snapshot_cost
     from vdc.requests import RevertRequest
 
     request = RevertRequest(vm=name, label=label, tenant=tenant)
     can = _abilities()
     with writing(commit=False) as session:
         asked = claim_revert(session, request, can, actor=actor())
+        cost = snapshot_cost(prices(session), asked)
     if only_plan:
         lines = [
             f"Would take {asked.spec.name} back to {asked.label} ({_what(asked.snapshot.kind)}).",
             _how(asked),
             "What it wrote since then is lost, unless another snapshot keeps it.",
         ]
-        _print_plan(asked, lines, as_json, state=asked.was, becomes=asked.becomes)
+        _print_plan(asked, lines, cost, as_json, state=asked.was, becomes=asked.becomes)
         return
 
     def load_flow() -> Any:
@@ -134,15 +140,17 @@ def delete(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
     """Forget a snapshot; the machine and its other snapshots stay as they are."""
     from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_delete
+    from vdc.plan_costs import snapshot_cost
     from vdc.requests import DeleteSnapshotRequest
 
     request = DeleteSnapshotRequest(vm=name, label=label, tenant=tenant)
     with writing(commit=False) as session:
         asked = claim_delete(session, request, actor=actor())
+        cost = snapshot_cost(prices(session), asked)
     if only_plan:
         what = f"snapshot {asked.label} of {asked.spec.name} ({_what(asked.snapshot.kind)})"
         line = f"Would delete {what}: the machine can no longer be taken back there."
-        _print_plan(asked, [line], as_json)
+        _print_plan(asked, [line], cost, as_json)
         return
 
     def load_flow() -> Any:
@@ -200,13 +208,14 @@ def _how(asked: SnapshotClaim) -> str:
     return f"It is {asked.was}: it is powered off hard, and started again ({asked.becomes})."
 
 
-def _print_plan(asked: SnapshotClaim, lines: list[str], as_json: bool, **more: object) -> None:
+def _print_plan(asked: SnapshotClaim, lines: list[str], cost: Cost, as_json: bool, **more: object) -> None:
     if as_json:
         plan = {"name": asked.spec.name, "label": asked.label, "kind": asked.snapshot.kind}
-        print_json(plan | {"host": asked.spec.host.name} | more)
+        print_json(plan | {"host": asked.spec.host.name} | more | cost_keys(cost))
         return
     for line in lines:
         print_line(line)
+    print_cost(cost)
     note("Nothing was touched.")
 
 

@@ -9,6 +9,7 @@ import click
 from interfaces.cli import listings
 from interfaces.cli.customer import billing
 from interfaces.cli.output import json_option, note, print_json, print_line, print_table
+from interfaces.cli.plan_cost import cost_keys, prices, print_cost
 from interfaces.cli.session import reading, writing
 from vdc.access import actor
 from vdc.errors import OperationFailed, VdcError
@@ -142,6 +143,7 @@ def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_js
 
     from tasks.export_directory import check_directory
     from vdc.offboarding import claim_offboard
+    from vdc.plan_costs import tenant_end_cost
     from vdc.requests import OffboardTenantRequest
 
     directory = Path(export).absolute()
@@ -149,14 +151,16 @@ def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_js
     check_directory(directory, name)
     with writing(commit=False) as session:
         asked = claim_offboard(session, request, actor=actor())
+        cost = tenant_end_cost(prices(session), asked.tenant_id)
     what = {key: getattr(asked, key) for key in ("disks", "images", "users", "templates", "vnets")}
     plan = {"tenant": name, "export": str(directory), "machines": [vm for _, vm in asked.machines], **what}
     if only_plan:
         if as_json:
-            print_json(plan)
+            print_json(plan | cost_keys(cost))
             return
         print_line(f"Would export the data of tenant {name} to {directory}, and remove:")
         _print_removed(plan)
+        print_cost(cost)
         note("Nothing was touched.")
         return
     from interfaces.cli.running import run_flow

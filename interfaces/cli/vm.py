@@ -19,6 +19,7 @@ from interfaces.cli.output import (
     print_line,
     print_table,
 )
+from interfaces.cli.plan_cost import cost_keys, prices, print_batch_plan, print_cost
 from interfaces.cli.resize import resize
 from interfaces.cli.saving import save_as
 from interfaces.cli.snapshot import COLUMNS as SNAPSHOT_COLUMNS
@@ -166,11 +167,13 @@ def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool)
     """Remove machines for good, with their disks."""
     from interfaces.cli.session import writing
     from vdc.claims.terminate import claim_terminate
+    from vdc.plan_costs import ending_costs
     from vdc.requests import TerminateRequest
 
     request = TerminateRequest(vms=list(vms), tenant=tenant)
     with writing(commit=False) as session:
         specs = [m.spec for m in claim_terminate(session, request, actor=actor()).machines]
+        costs = ending_costs(prices(session), [s.vm_id for s in specs]) if only_plan else []
     if only_plan:
         rows = [
             {
@@ -182,11 +185,8 @@ def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool)
             }
             for s in specs
         ]
-        if as_json:
-            print_json(rows)
-            return
-        print_line(f"Would terminate {len(rows)} machine{'s' * (len(rows) != 1)}, with their disks:")
-        print_table(rows, ("name", "tenant", "host", "disks", "addresses"))
+        columns = ("disks", "addresses")
+        print_batch_plan("Would terminate", rows, costs, as_json, columns=columns, such=", with their disks")
         return
 
     def load_flow() -> Any:
@@ -231,15 +231,14 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
         "placement": claim.plan.placement,
         "burst": claim.plan.burst,
         "quota_left": claim.plan.quota_left,
-        "cost_per_hour": f"{claim.plan.cost_per_hour:.4f}",
-        "cost_per_month": str(claim.plan.cost_per_month),
-        "currency": claim.plan.currency,
+        "cost": claim.plan.cost,
     }
 
 
 def _print_deploy_plan(plan: dict[str, Any], as_json: bool) -> None:
+    cost = plan.pop("cost")
     if as_json:
-        print_json(plan)
+        print_json(plan | cost_keys(cost))
         return
     rows = [m | {"address": [a["address"] for a in m["addresses"]]} for m in plan["machines"]]
     kept = f", on hold until {plan['hold_until'] or 'it is released'}" if plan["hold"] else ""
@@ -252,8 +251,5 @@ def _print_deploy_plan(plan: dict[str, Any], as_json: bool) -> None:
     for line in plan["burst"]:
         print_line(f"Burst: {line}")
     print_line(f"Quota left: {', '.join(plan['quota_left']) or 'no limit'}")
-    print_line(
-        f"Cost: {plan['cost_per_hour']} {plan['currency']} an hour, "
-        f"{plan['cost_per_month']} {plan['currency']} a month (730 hours)"
-    )
+    print_cost(cost)
     note("Nothing was touched.")

@@ -26,6 +26,7 @@ from vdc import catalog, inventory, specs
 from vdc.claims.deploy import claim_deploy
 from vdc.claims.hosts import HostChecked, claim_enrolment
 from vdc.claims.images import claim_import, record_imported
+from vdc.event_kinds import BECOMES, OTHER, RANK
 from vdc.inventory import read_session, write_session
 from vdc.model import HostFacts, StorageUse, VmSpec
 from vdc.operations import Fence
@@ -398,12 +399,17 @@ class Site:
         ).all()
         assert len({(e.vm_id, e.operation_id, e.kind) for e in events}) == len(events), "billed twice"
         kinds: dict[str, Counter[str]] = {i: Counter() for i in vms}
-        for e in events:
+        thrown_away: Counter[str] = Counter()
+        last: dict[str, str] = {}
+        for e in sorted(events, key=lambda e: (e.at, RANK.get(e.kind, OTHER))):
             kinds[e.vm_id][e.kind] += 1
+            # One that is off already: its memory went.
+            thrown_away[e.vm_id] += e.kind == "stopped" and last.get(e.vm_id) == "suspended"
+            last[e.vm_id] = BECOMES.get(e.kind, last.get(e.vm_id, ""))
         for vm_id, vm in vms.items():
             seen = kinds[vm_id]
             on = seen["started"] + seen["resumed"]
-            off = seen["stopped"] + seen["suspended"] + seen["lost"]
+            off = seen["stopped"] + seen["suspended"] + seen["lost"] - thrown_away[vm_id]
             assert seen["resumed"] <= seen["suspended"], f"{vm.name} resumed, but never suspended"
             assert seen["created"] <= 1, f"{vm.name} created twice"
             assert seen["terminated"] <= seen["created"], f"{vm.name} terminated, but never created"

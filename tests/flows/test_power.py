@@ -88,7 +88,10 @@ WAYS = {
     "pause-stop": (["pause", "stop --hard", "start"], ["created", "started", "stopped", "started"]),
     "suspend": (["suspend", "resume"], ["created", "started", "suspended", "resumed"]),
     "suspend-paused": (["pause", "suspend", "start"], ["created", "started", "suspended", "resumed"]),
-    "suspend-stop": (["suspend", "stop --hard", "start"], ["created", "started", "suspended", "started"]),
+    "suspend-stop": (
+        ["suspend", "stop --hard", "start"],
+        ["created", "started", "suspended", "stopped", "started"],
+    ),
     "reboot": (["reboot"], ["created", "started"]),
     "reset": (["reset"], ["created", "started"]),
 }
@@ -358,7 +361,7 @@ ADOPTED: dict[str, tuple[list[str], Callable[[Any, str], object], VmState, list[
         ["suspend"],
         lambda d, name: d.ensure_stopped(name),
         VmState.STOPPED,
-        ["created", "started", "suspended"],
+        ["created", "started", "stopped", "suspended"],
     ),
     "paused by hand": ([], lambda d, name: d.ensure_paused(name), VmState.PAUSED, ["created", "started"]),
     "shut down from inside": (
@@ -389,6 +392,7 @@ def test_a_suspended_machine_whose_domain_is_lost_comes_back_stopped(web: Site) 
     driver(web).ensure_removed(web.spec("web").domain)
     assert [f.action for f in run.reconcile()] == ["recovered"]
     assert web.machines() == {"web": VmState.STOPPED}
+    assert web.events("web")[-1] == "stopped", "the memory is gone, and its charge with it"
     web.assert_agrees()
     power("start", "web")
     web.assert_agrees()

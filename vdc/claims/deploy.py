@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from ipaddress import IPv4Address
 
 from sqlalchemy import insert, select
@@ -14,14 +13,14 @@ from vdc import model, operations, specs
 from vdc.access import asking, shared_with, usable_by
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
-from vdc.claims.burst import Burst, choose
+from vdc.claims.burst import PROVIDER, Burst, choose
 from vdc.claims.hold import instant
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
 from vdc.operations import owner
 from vdc.placement import Shape, parse_rank, place
-from vdc.pricing import ListPrices, per_hour, per_month
+from vdc.pricing import Cost, Level, ListPrices, cost_per_hour, per_month
 from vdc.requests import DeployRequest
 from vdc.schema import (
     Datastore,
@@ -41,6 +40,7 @@ from vdc.schema import (
 )
 from vdc.states import Desired, VmState
 from vdc.storage import check_shared_room
+from vdc.tariff import NOTHING, Tariff
 from vdc.tariffs import in_force
 from vdc.usage import Use, check_quota, check_vm_limits, group_of, host_loads
 
@@ -52,16 +52,14 @@ MIN_MEMORY_MIB = 16
 class DeployPlan:
     """What a deployment would take.
 
-    `placement` has a line a host, `quota_left` a phrase a limit; costs are for all machines together.
+    `placement` has a line a host, `quota_left` a phrase a limit; `cost` is of all machines together.
     """
 
     placement: tuple[str, ...]
     burst: tuple[str, ...]
     """What goes to a cloud, to which type, at what price, and why; empty: nothing."""
     quota_left: tuple[str, ...]
-    cost_per_hour: Decimal
-    cost_per_month: Decimal
-    currency: str
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,16 +440,26 @@ def claim_deploy(
             operations.close(session, machine.claim)
         batch = Batch(batch.claim, ())
     here = len(host_ids)
-    prices = in_force(session, what.tenant, prices)
-    hourly = per_hour(prices, what.vcpu * here, what.memory_mib * here, what.disk_mib * here)
-    if burst is not None:
-        hourly += burst.first.price_per_hour * prices.ec2_margin * (n - here)
-    plan = DeployPlan(
-        said,
-        burst.said if burst else (),
-        tuple(quota_left),
-        hourly,
-        per_month(hourly),
-        prices.currency,
-    )
+    cost = _cost(in_force(session, what.tenant, prices), request, what, here, burst)
+    plan = DeployPlan(said, burst.said if burst else (), tuple(quota_left), cost)
     return DeployClaim(batch, plan, tuple(made))
+
+
+def _cost(tariff: Tariff, request: DeployRequest, what: _Resolved, here: int, burst: Burst | None) -> Cost:
+    """Of all machines of a request, `here` of them on hosts of ours; on hold they pay when they are made."""
+    one = Level(
+        state="stopped" if request.start == "stopped" else "running",
+        vcpu=what.vcpu,
+        memory_mib=what.memory_mib,
+        disk_mib=what.disk_mib,
+        addresses=sum(vnet.tenant_id is None for vnet in what.vnets),
+        image=what.image.name,
+    )
+    hourly = cost_per_hour(tariff, one) * here
+    if burst is not None:
+        instance = Level(PROVIDER, hourly_price=burst.first.price_per_hour)
+        hourly += cost_per_hour(tariff, instance) * (request.count - here)
+    if not (request.hold or request.at):
+        return Cost(NOTHING, hourly, tariff.currency)
+    note = f"From the release on: {hourly:.4f} {tariff.currency} an hour, {per_month(hourly)} a month."
+    return Cost(NOTHING, NOTHING, tariff.currency, note=note)
