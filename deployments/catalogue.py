@@ -65,6 +65,7 @@ CATALOGUE = (
     # Not in the minutes of reconcile, which asks the same hosts.
     Row("meter", "flows.meter.meter", cron="2-59/5 * * * *", single=True),
     Row("sweep", "flows.meter.sweep", cron="40 2 * * *", single=True),
+    Row("sweep-snapshots", "flows.sweep_snapshots.sweep_snapshots", cron="50 2 * * *", single=True),
     Row("watch-budgets", "flows.watch_budgets.watch_budgets", cron="21 * * * *", single=True),
     Row("report", "flows.report.report", cron="10 3 * * *", single=True),
     # A month ends last at UTC-12, at noon UTC.

@@ -22,8 +22,9 @@ def snapshot(request: SnapshotRequest) -> str:
     Returns the operation's id. Raises Refused before anything is touched, OperationFailed where there is no
     snapshot, or (which the error says) what is left of it could not be removed yet.
     """
-    limit = environment().settings.max_snapshots
-    asked = claimed(claim_snapshot, request, abilities(), limit)
+    settings = environment().settings
+    limits = (settings.max_snapshots, settings.snapshot_days)
+    asked = claimed(claim_snapshot, request, abilities(), *limits)
     with fenced(asked.claim) as fence:
         try:
             size_mib = take_snapshot(asked, fence)

@@ -17,6 +17,7 @@ from tasks.machines import Call, ensure_networks, run_steps
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.claims.snapshot import SnapshotClaim, record_removed, record_unfinished
+from vdc.claims.snapshot_sweep import Due, Swept
 from vdc.errors import DriverFailure, OperationFailed, Superseded, VdcError
 from vdc.model import SnapshotSeen, VmSpec
 from vdc.operations import Fence
@@ -88,6 +89,15 @@ def remove_and_record(asked: SnapshotClaim, fence: Fence, why: str = "") -> None
         recorded(record_unfinished, asked, f"{why} {error}".strip())
         raise
     recorded(record_removed, asked, why)
+
+
+def sweep_one(asked: SnapshotClaim, due: Due, fence: Fence) -> Swept:
+    """Remove a snapshot that is too old; a failure, or another process that took over, is told."""
+    try:
+        remove_and_record(asked, fence)
+    except VdcError as error:
+        return Swept(due.vm, due.tenant, due.label, "failed", str(error))
+    return Swept(due.vm, due.tenant, due.label, "removed", due.why)
 
 
 def revert_and_record(asked: SnapshotClaim, fence: Fence) -> None:

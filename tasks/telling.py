@@ -16,6 +16,7 @@ from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move
 from vdc.claims.resize import WORDS, Resize, changes, size_of
 from vdc.claims.snapshot import SnapshotClaim
+from vdc.claims.snapshot_sweep import Swept
 from vdc.metering import Metered
 from vdc.model import MigrationResult, Size, VmSpec
 from vdc.onboarding import Onboarded
@@ -108,6 +109,17 @@ def migrate_result(move: Move, result: MigrationResult | None, failure: str) -> 
     figures = (("Took", result.total_s), ("Stood still for", result.downtime_s))
     rows = [{"": what, "Time": "unknown" if s is None else f"{s:.3g} s"} for what, s in figures]
     publish("migrate-result", f"{move.spec.name} is on host {move.target.name}.", table(rows))
+
+
+def snapshots_swept(swept: Sequence[Swept]) -> None:
+    if not swept:
+        return
+    rows = [
+        {"Machine": s.vm, "Tenant": s.tenant, "Snapshot": s.label, "Outcome": s.outcome, "Why": s.why}
+        for s in swept
+    ]
+    removed = sum(s.outcome == "removed" for s in swept)
+    publish("snapshots-swept", f"{_many(removed, 'snapshot')} of {len(swept)} removed.", table(rows))
 
 
 def snapshot_result(asked: SnapshotClaim, said: str) -> None:

@@ -73,7 +73,7 @@ class Rule:
 
 
 _SWITCH = ("start", "stop", "reboot", "reset", "pause", "resume", "suspend")
-_KEEP = ("snapshot", "revert", "delete-snapshot", "save-as")
+_KEEP = ("snapshot", "revert", "delete-snapshot", "keep-snapshot", "save-as")
 _PLUG = ("attach-disk", "detach-disk", "attach-nic", "detach-nic")
 _MARK = ("hold", "release", "protect", "unprotect", "rename")
 

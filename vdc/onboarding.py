@@ -41,6 +41,7 @@ class Quota(_Part):
     memory_mib: int | None = Field(default=None, ge=0)
     disk_mib: int | None = Field(default=None, ge=0)
     snapshots: int | None = Field(default=None, ge=0)
+    snapshot_days: int | None = Field(default=None, ge=1)
     images: int | None = Field(default=None, ge=0)
     addresses: int | None = Field(default=None, ge=0)
     vm_vcpu: int | None = Field(default=None, ge=0)
@@ -193,6 +194,7 @@ def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> 
 def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
     limits = {f"max_{name}": getattr(wanted.quota, name) for name, _ in QUOTA_WORDS}
     limits |= {f"vm_max_{name}": getattr(wanted.quota, f"vm_{name}") for name, _ in VM_WORDS}
+    limits["max_snapshot_days"] = wanted.quota.snapshot_days
     values = limits | {"time_zone": wanted.time_zone} | _burst(wanted.burst)
     tenant = session.scalars(select(Tenant).where(Tenant.name == wanted.tenant)).first()
     if tenant is None:

@@ -20,6 +20,7 @@ from vdc.claims.power import BECOMES
 from vdc.claims.resize import NOW, Resize, resized
 from vdc.claims.saving import SavingClaim
 from vdc.claims.snapshot import DELETE, MAKE, SnapshotClaim
+from vdc.claims.snapshot_sweep import Due
 from vdc.errors import Invalid
 from vdc.model import CdromSpec, DiskSpec, Size, VmSpec
 from vdc.pricing import Cost, Level, cost_of, per_month
@@ -81,7 +82,7 @@ class Prices:
 
 
 def _tenants(session: Session, ids: Sequence[str]) -> dict[str, str]:
-    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).tuples().all())
+    return dict(session.execute(select(Vm.id, Vm.tenant_id).where(Vm.id.in_(ids))).all())
 
 
 def _sized(level: Level | None, spec: VmSpec, state: str) -> Level | None:
@@ -210,6 +211,18 @@ def snapshot_cost(prices: Prices, asked: SnapshotClaim) -> Cost:
         return prices.cost(tenant_id, [now], [replace(now, snapshot_mib=now.snapshot_mib - size_mib)])
     state = "stopped" if asked.becomes is VmState.STOPPED else "running"
     return prices.cost(tenant_id, [now], [replace(now, state=state)])
+
+
+def due_costs(prices: Prices, due: Sequence[Due]) -> list[Cost]:
+    """Of snapshots that are swept: what each takes alone."""
+    ids = list({one.vm_id for one in due})
+    now, whose = vm_levels(prices.session, ids), _tenants(prices.session, ids)
+    costs = []
+    for one in due:
+        level = now.get(one.vm_id)
+        alone = level and Level(state=level.state, snapshot_mib=one.size_mib or 0, instances=0)
+        costs.append(prices.cost(whose[one.vm_id], [alone], []))
+    return costs
 
 
 def _image(tenant_id: str | None, size_mib: int) -> Level | None:

@@ -75,17 +75,13 @@ def told(cost: Cost) -> str:
     """For people: an hour and a month (730 hours), before the act and after it."""
     if cost.before is None or cost.after is None:
         return cost.note
-    sides = [(f"{hourly:.4f}", str(per_month(hourly))) for hourly in (cost.before, cost.after)]
-    (hour_was, month_was), (hour, month) = sides
-    if cost.before == cost.after:
-        text = f"{hour} {cost.currency} an hour, {month} {cost.currency} a month (730 hours), unchanged."
-    else:
-        most = "at most " if cost.at_most else ""
-        text = (
-            f"{hour_was} -> {most}{hour} {cost.currency} an hour, "
-            f"{month_was} -> {most}{month} {cost.currency} a month (730 hours)."
-        )
-    return f"{text} {cost.note}".rstrip()
+    hour, month = f"{cost.after:.4f} {cost.currency}", f"{per_month(cost.after)} {cost.currency}"
+    if cost.at_most:
+        hour, month = f"at most {hour}", f"at most {month}"
+    if cost.before not in (0, cost.after):
+        hour, month = f"{cost.before:.4f} -> {hour}", f"{per_month(cost.before)} -> {month}"
+    same = ", unchanged" if cost.before == cost.after else ""
+    return f"{hour} an hour, {month} a month (730 hours){same}. {cost.note}".rstrip()
 
 
 def cost_of(

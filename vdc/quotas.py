@@ -17,8 +17,9 @@ from vdc.operations import Opening
 from vdc.schema import Tenant, User
 from vdc.usage import QUOTA_WORDS, VM_WORDS, Use, tenant_use, user_use
 
-NAMES = (*(name for name, _ in QUOTA_WORDS), *(f"vm_{name}" for name, _ in VM_WORDS))
-"""What can be limited: `vms`, `vcpu`, ..., and of one machine `vm_vcpu`, ..."""
+DAYS = "snapshot_days"
+NAMES = (*(name for name, _ in QUOTA_WORDS), DAYS, *(f"vm_{name}" for name, _ in VM_WORDS))
+"""What can be limited: `vms`, `vcpu`, ..., the age of snapshots, and of one machine `vm_vcpu`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,12 @@ def holders(session: Session, *, tenant: str = "", user: str = "") -> list[Holde
 def rows(holder: Holder) -> list[dict[str, Any]]:
     """A row a limit, with the keys of `vdc quota show`; `used` is null of what is of one machine."""
     words = [(name, word) for name, word in QUOTA_WORDS]
+    words.append((DAYS, "days that a snapshot is kept"))
     words += [(f"vm_{name}", f"{word} of one machine") for name, word in VM_WORDS]
     seen = []
     for name, word in words:
         limit = holder.limit(name)
-        used = None if name.startswith("vm_") else getattr(holder.use, name)
+        used = None if name == DAYS or name.startswith("vm_") else getattr(holder.use, name)
         left = None if limit is None or used is None else limit - used
         seen.append({"name": name, "what": word, "used": used, "limit": limit, "left": left})
     return seen
@@ -90,6 +92,8 @@ def set_quota(
             raise Invalid(f"{name!r} cannot be limited: {', '.join(NAMES)} can.")
         if limit is not None and limit < 0:
             raise Invalid(f"Quota {name} {limit} is refused: it cannot be negative.")
+        if name == DAYS and limit == 0:
+            raise Invalid(f"Quota {name} 0 is refused: who may have no snapshots has the quota snapshots=0.")
         old = holder.limit(name)
         if old != limit:
             changes.append(f"{name} {_said(old)} -> {_said(limit)}")

@@ -237,6 +237,11 @@ class SnapshotRequest(Request):
     kind: Literal["auto", "memory", "disk"] = Field(
         default="auto", description="memory (and disks), disk (alone); auto: with memory if it runs."
     )
+    keep_days: int | None = Field(
+        title="Kept for (days)",
+        default=None,
+        description="Days after which it is removed; None: as long as it may be kept.",
+    )
 
 
 class RevertRequest(Request):

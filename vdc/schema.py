@@ -107,6 +107,8 @@ class Limits:
     max_memory_mib: Mapped[int | None]
     max_disk_mib: Mapped[int | None]
     max_snapshots: Mapped[int | None]
+    max_snapshot_days: Mapped[int | None]
+    """How old a snapshot may become."""
     max_images: Mapped[int | None]
     max_addresses: Mapped[int | None]
     """Of the site's networks; those of the tenant's own are not counted."""
@@ -487,6 +489,8 @@ class Snapshot(Base):
     current: Mapped[bool] = mapped_column(default=False)
     """The machine goes on from this one: it was made, or taken back to, last."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    """When its own time is over; NULL: only limits say how old it may become (claims/snapshot_age.py)."""
 
 
 class Nic(Base):

@@ -49,6 +49,8 @@ class Settings:
     """How long making a snapshot, or going back to one, may take: a machine's memory is written or read."""
     max_snapshots: int = 10
     """How many snapshots a machine may have."""
+    snapshot_days: int = 0
+    """How old a snapshot may become before the flow sweep-snapshots removes it; 0: as old as it likes."""
     download_timeout_s: float = 3600.0
     """How long fetching an image by its URL may take."""
     download_max_mib: int = 102_400

@@ -123,6 +123,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
+    "snapshot keep": _LIVE,
     "save-as": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "rename": _LIVE,
     "give": _LIVE - {VmState.DEPLOYING, VmState.MIGRATING},

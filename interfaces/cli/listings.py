@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from vdc.access import visible
+from vdc.claims.snapshot_age import age_limit, due_at
 from vdc.schema import (
     Datastore,
     Disk,
@@ -24,6 +26,7 @@ from vdc.schema import (
     Vnet,
     Volume,
 )
+from vdc.settings import load
 from vdc.states import HOLDING
 from vdc.storage import rooms, summed
 from vdc.usage import host_loads, tenant_use
@@ -250,6 +253,7 @@ def snapshots(session: Session, vm_id: str) -> Rows:
         select(Snapshot).where(Snapshot.vm_id == vm_id).order_by(Snapshot.created_at, Snapshot.label)
     ).all()
     labels = {row.id: row.label for row in rows}
+    limit = age_limit(session, session.get_one(Vm, vm_id), load().snapshot_days)
     return [
         {
             "id": row.id,
@@ -261,9 +265,16 @@ def snapshots(session: Session, vm_id: str) -> Rows:
             "ready": row.ready,
             "size_mib": row.size_mib,
             "created_at": row.created_at,
+            "expires_at": due_at(row, limit)[0],
         }
         for row in rows
     ]
+
+
+def expiry(session: Session, snapshot_id: str) -> datetime | None:
+    """When a snapshot is to go; None: when somebody deletes it."""
+    row = session.get_one(Snapshot, snapshot_id)
+    return due_at(row, age_limit(session, session.get_one(Vm, row.vm_id), load().snapshot_days))[0]
 
 
 def operations(

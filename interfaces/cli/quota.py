@@ -58,8 +58,8 @@ def _use_of(row: dict[str, Any]) -> dict[str, Any]:
 @click.argument("limits", nargs=-1, required=True, metavar="NAME=NUMBER|none...")
 @json_option
 def set_(tenant: str, user: str, below_use: bool, limits: tuple[str, ...], as_json: bool) -> None:
-    """Change limits: vms=20 vcpu=40 running_vcpu=30 memory_mib=65536 disk_mib=none snapshots=50 images=5
-    addresses=4, and of one machine vm_vcpu=8 vm_memory_mib=16384 vm_disk_mib=204800."""
+    """Change limits: vms=20 vcpu=40 running_vcpu=30 memory_mib=65536 disk_mib=none snapshots=50
+    snapshot_days=30 images=5 addresses=4; of one machine vm_vcpu=8 vm_memory_mib=16384 vm_disk_mib=204800."""
     from vdc.quotas import set_quota
 
     wanted = dict(map(_limit, limits))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interfaces.cli.output import human_mib, json_option, note, print_json, print_line, print_table
-from interfaces.cli.plan_cost import cost_keys, prices, print_cost
+from interfaces.cli.plan_cost import cost_column, cost_keys, prices, print_cost
 from vdc.access import actor
 from vdc.settings import load
 
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-COLUMNS = (("tree", "SNAPSHOT"), "kind", ("size_mib", "MEMORY MIB"), "created_at", "current", "ready")
+COLUMNS = (
+    ("tree", "SNAPSHOT"),
+    "kind",
+    ("size_mib", "MEMORY MIB"),
+    "created_at",
+    "expires_at",
+    "current",
+    "ready",
+)
 
 _tenant = click.option("--tenant", default="", help="Whose machine, where the name is not unique.")
 _plan = click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
@@ -34,13 +42,22 @@ def group() -> None:
 @click.option("--label", default="", help="Name of the snapshot; none given: snap-1, snap-2, ...")
 @click.option("--memory", is_flag=True, help="Memory and disks; the machine must run.")
 @click.option("--disk-only", is_flag=True, help="Disks alone, as after a power cut.")
+@click.option("--keep-days", type=int, help="Remove it so many days after; none given: as long as it may.")
 @_tenant
 @_plan
 @json_option
 def create(
-    name: str, label: str, memory: bool, disk_only: bool, tenant: str, only_plan: bool, as_json: bool
+    name: str,
+    label: str,
+    memory: bool,
+    disk_only: bool,
+    keep_days: int | None,
+    tenant: str,
+    only_plan: bool,
+    as_json: bool,
 ) -> None:
     """Keep the present state: with memory if the machine runs, unless told otherwise."""
+    from interfaces.cli import listings
     from interfaces.cli.session import writing
     from vdc.claims.snapshot import claim_snapshot
     from vdc.plan_costs import snapshot_cost
@@ -49,17 +66,20 @@ def create(
     if memory and disk_only:
         raise click.UsageError("Either --memory or --disk-only, not both.")
     kind = "memory" if memory else "disk" if disk_only else "auto"
-    request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind)
-    can, limit = _abilities(), load().max_snapshots
+    request = SnapshotRequest(vm=name, tenant=tenant, label=label, kind=kind, keep_days=keep_days)
+    can, limits = _abilities(), (load().max_snapshots, load().snapshot_days)
     with writing(commit=False) as session:
-        asked = claim_snapshot(session, request, can, limit, actor=actor())
+        asked = claim_snapshot(session, request, can, *limits, actor=actor())
         cost = snapshot_cost(prices(session), asked)
+        expires_at = listings.expiry(session, asked.snapshot.snapshot_id)
     if only_plan:
         lines = [f"Would keep the state of {asked.spec.name} as {asked.label}: {_what(asked.snapshot.kind)}."]
         if asked.snapshot.kind == "memory":
             size = human_mib(asked.spec.memory_mib)
             lines.append(f"The machine stands still while its memory is written, at most {size}.")
-        _print_plan(asked, lines, cost, as_json)
+        if expires_at:
+            lines.append(f"It would be kept until {expires_at:%Y-%m-%d %H:%MZ}.")
+        _print_plan(asked, lines, cost, as_json, expires_at=expires_at)
         return
 
     def load_flow() -> Any:
@@ -162,6 +182,78 @@ def delete(name: str, label: str, tenant: str, only_plan: bool, as_json: bool) -
         return f"Snapshot {told['label']} of {asked.spec.name} is gone."
 
     _run(load_flow, request, asked, said, as_json)
+
+
+@group.command()
+@click.argument("name")
+@click.argument("label")
+@click.option("--days", type=int, help="Remove it so many days after it was made.")
+@click.option("--always", is_flag=True, help="As long as it may be kept.")
+@_tenant
+@json_option
+def keep(name: str, label: str, days: int | None, always: bool, tenant: str, as_json: bool) -> None:
+    """Say anew how long a snapshot is kept."""
+    from interfaces.cli import listings
+    from interfaces.cli.session import writing
+    from vdc.claims.snapshot_sweep import keep as keep_snapshot
+
+    if (days is None) is not always:
+        raise click.UsageError("Say how long: either --days or --always.")
+    with writing() as session:
+        row = keep_snapshot(session, name, label, days, load().snapshot_days, tenant, actor=actor())
+        expires_at = listings.expiry(session, row.id)
+    if as_json:
+        print_json({"name": name, "label": label, "expires_at": expires_at})
+        return
+    until = f"until {expires_at:%Y-%m-%d %H:%MZ}" if expires_at else "until somebody deletes it"
+    print_line(f"Snapshot {label} of {name} is kept {until}.")
+
+
+@group.command()
+@_plan
+@json_option
+def sweep(only_plan: bool, as_json: bool) -> None:
+    """Delete the snapshots that are too old, of all machines; a schedule does it every day."""
+    from dataclasses import asdict
+
+    from interfaces.cli.session import reading
+    from vdc.access import check
+    from vdc.claims.snapshot_sweep import read_due
+    from vdc.plan_costs import due_costs
+    from vdc.schema import utc_now
+
+    with reading() as session:
+        check(session, "site.sweep-snapshots")
+        due = read_due(session, load().snapshot_days, utc_now())
+        costs = due_costs(prices(session), due) if only_plan else []
+    if only_plan:
+        _print_due([asdict(one) for one in due], costs, as_json)
+        return
+    from interfaces.cli.running import run_flow
+
+    def load_flow() -> Any:
+        from flows.sweep_snapshots import sweep_snapshots as flow
+
+        return flow
+
+    rows = [asdict(one) for one in run_flow(load_flow)]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(rows, ("vm", "tenant", "label", "outcome", "why"), empty=_NONE_DUE)
+
+
+_NONE_DUE = "No snapshot is older than it may become."
+
+
+def _print_due(rows: Rows, costs: list[Cost], as_json: bool) -> None:
+    if as_json:
+        print_json([row | cost_keys(cost) for row, cost in zip(rows, costs, strict=True)])
+        return
+    shown = [row | cost_column(cost) for row, cost in zip(rows, costs, strict=True)]
+    columns = ("vm", "tenant", ("label", "SNAPSHOT"), "size_mib", "created_at", "due_at", "why", "a_month")
+    print_table(shown, columns, empty=_NONE_DUE)
+    note("Nothing was touched.")
 
 
 def tree(rows: Rows) -> Rows:

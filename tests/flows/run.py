@@ -6,6 +6,7 @@ from typing import Any
 
 from vdc.billing import Issued
 from vdc.budgets import Alert
+from vdc.claims.snapshot_sweep import Swept
 from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
@@ -107,10 +108,16 @@ def release(*vms: str) -> str:
     return flow(MachinesRequest(vms=list(vms)))
 
 
-def snapshot(vm: str, label: str = "", kind: Any = "auto") -> str:
+def snapshot(vm: str, label: str = "", kind: Any = "auto", keep_days: int | None = None) -> str:
     from flows.snapshot import snapshot as flow
 
-    return flow(SnapshotRequest(vm=vm, label=label, kind=kind))
+    return flow(SnapshotRequest(vm=vm, label=label, kind=kind, keep_days=keep_days))
+
+
+def sweep_snapshots() -> list[Swept]:
+    from flows.sweep_snapshots import sweep_snapshots as flow
+
+    return flow()
 
 
 def revert(vm: str, label: str) -> str:

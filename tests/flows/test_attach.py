@@ -656,7 +656,7 @@ def test_as_typed(web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixt
     assert vdc("vm", "disk", "attach", "web", "--size", "4G", "--name", "data", "--plan") == 0
     told = out()
     assert "Would attach disk data, 4096 MiB: machine web on h1." in told
-    assert "Cost of the machine while it runs: 0.06 -> 4.06 CHF a month" in told, "by the tariff in force"
+    assert "0.06 -> 4.06 CHF a month (730 hours)" in told, "by the tariff in force"
     assert vdc("vm", "nic", "attach", "web", "--vnet", "blue", "--plan", "--json") == 0
     assert json.loads(out())["address"] == "10.1.0.2"
     assert web.rows() == rows

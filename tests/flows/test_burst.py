@@ -320,7 +320,9 @@ def test_the_plan_says_where_at_what_price_and_why(simulated: Site) -> None:
     )
     here = _plan(simulated, count=1)
     assert here.burst == ()
-    assert plan.cost_per_hour == here.cost_per_hour + 2 * Decimal("0.0057") * Decimal("1.20")
+    assert plan.cost.after is not None
+    assert here.cost.after is not None
+    assert plan.cost.after == here.cost.after + 2 * Decimal("0.0057") * Decimal("1.20")
     assert simulated.rows() == before
     assert simulated.sim.instances() == []
 

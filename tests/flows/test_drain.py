@@ -279,7 +279,8 @@ def test_as_typed(webs: Site, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert any(line[:2] == ["web-3", "paused"] for line in lines)
     assert _vdc("host", "drain", "h1", "--plan", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["moves"][0] == {"name": "web-1", "tenant": "default", "to": "h2", "how": "cold"}
+    moved = {"name": "web-1", "tenant": "default", "to": "h2", "how": "cold"}
+    assert plan["moves"][0].items() >= moved.items()
     assert [(one["name"], one["state"]) for one in plan["left"]] == [("web-3", "paused")]
     assert _vdc("host", "drain", "h7") == 3
     assert webs.rows() == before

@@ -42,7 +42,8 @@ SAID = {
     "vm.start vm.stop vm.reboot vm.reset vm.pause vm.resume vm.suspend vm.console vm.vnc": ("", "ots", "os"),
     "vm.attach-disk vm.detach-disk vm.attach-nic vm.detach-nic disk.remove": ("", "ot", "o"),
     "disk.see": ("otsx", "ot", "o"),
-    "vm.deploy vm.terminate vm.resize vm.snapshot vm.revert vm.delete-snapshot vm.save-as": ("", "ot", "o"),
+    "vm.deploy vm.terminate vm.resize vm.snapshot vm.revert vm.delete-snapshot": ("", "ot", "o"),
+    "vm.keep-snapshot vm.save-as": ("", "ot", "o"),
     "vm.hold vm.release vm.protect vm.unprotect vm.rename vm.share vm.unshare": ("", "ot", "o"),
     "image.see template.see vnet.see": ("otsx", "ots", "ots"),
     "image.clone": ("", "ots", "ots"),
@@ -60,7 +61,8 @@ SAID = {
     # For administrators alone, as all that no rule names.
     "vm.migrate vm.give host.enroll host.drain host.enable image.import": ("", "", ""),
     "tenant.create tenant.onboard tenant.quota": ("", "", ""),
-    "site.reconcile site.meter site.verify month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
+    "site.reconcile site.meter site.sweep-snapshots site.verify": ("", "", ""),
+    "month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
     "datastore.create datastore.mount vnet.create group.create cloud.create what.ever": ("", "", ""),
 }
 LETTERS = dict(zip("otsx", Relation, strict=True))

@@ -7,12 +7,14 @@ removed, and if nobody does so any longer, reconcile removes it. So a row that i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
 from vdc.claims.migrate import datastores_of
+from vdc.claims.snapshot_age import age_limit, check_days
 from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, InvalidState, NotFound, QuotaExceeded, Unsupported
 from vdc.model import Abilities, SnapshotSpec, VmSpec
@@ -58,13 +60,14 @@ def claim_snapshot(
     request: SnapshotRequest,
     abilities: Abilities,
     limit: int,
+    site_days: int = 0,
     *,
     actor: str,
     flow_run_id: str | None = None,
 ) -> SnapshotClaim:
     """Open the operation and write down what is going to be kept. Raises Refused.
 
-    `limit` is how many snapshots a machine may have.
+    `limit` is how many snapshots a machine may have, `site_days` how old they may become (0: no limit).
     """
     if begun := operations.open_of_run(session, MAKE, flow_run_id):
         return adopt(session, begun)
@@ -94,6 +97,9 @@ def claim_snapshot(
             "delete one first."
         )
     check_quota(session, session.get_one(Tenant, vm.tenant_id), Use(snapshots=1), vm.owner_id)
+    check_days(request.keep_days, age_limit(session, vm, site_days), vm)
+    if request.keep_days is not None:
+        row.expires_at = utc_now() + timedelta(days=request.keep_days)
     row.parent_id = session.scalars(select(Snapshot.id).where(of_vm, Snapshot.current)).first()
     session.add(row)
     return _claim(found, MAKE, vm, row)
@@ -158,6 +164,15 @@ def open_removal(
 ) -> SnapshotClaim:
     """Open an operation for what is left of a snapshot."""
     return leaving(_open(session, DELETE, vm, row.id, {}, actor, flow_run_id), vm, row)
+
+
+def open_expired(
+    session: Session, vm: Vm, row: Snapshot, why: str, actor: str, flow_run_id: str | None
+) -> SnapshotClaim:
+    """Open the operation that deletes a snapshot which is too old. Raises Refused."""
+    claim = _open(session, DELETE, vm, row.id, {"label": row.label, "expired": why}, actor, flow_run_id)
+    _check_at_rest(vm, "its snapshots cannot be deleted now")
+    return leaving(claim, vm, row)
 
 
 def _open(
