@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.flows.engine import Engine, running_on
 from tests.flows.processes import Processes, processes
 from tests.flows.site import Site, settings
 from vdc.settings import Settings
@@ -15,14 +16,23 @@ LEASE_S = 2.0
 
 
 @pytest.fixture
-def site(prefect_client: Settings) -> Iterator[Site]:
+def engine(prefect_client: Settings, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Who runs the flows of a test: Prefect of those that are marked `prefect`, else the simulated engine."""
+    chosen: Engine = "prefect" if request.node.get_closest_marker("prefect") else "simulated"
+    with running_on(chosen):
+        yield chosen
+
+
+@pytest.fixture
+def site(engine: Engine) -> Iterator[Site]:
     """Two simulated hosts and an SQLite inventory, which the flows of this process work on."""
     with Site.copied() as made, settings(database_url=made.url, operation_lease_s=LEASE_S):
         yield made
 
 
 @pytest.fixture
-def start(site: Site) -> Iterator[Processes]:
-    """Starts processes that work on `site`."""
-    with processes({"VDC_DATABASE_URL": site.url, "VDC_OPERATION_LEASE_S": str(LEASE_S)}) as made:
+def start(site: Site, engine: Engine) -> Iterator[Processes]:
+    """Starts processes that work on `site`, with the same engine."""
+    env = {"VDC_DATABASE_URL": site.url, "VDC_OPERATION_LEASE_S": str(LEASE_S)}
+    with processes(env, engine) as made:
         yield made

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from tests.flows.engine import Engine, running_on
+
 DEADLINE_S = 60.0
 
 
@@ -29,7 +31,9 @@ class Answer:
     message: str = ""
 
 
-def _serve(pipe: Connection, env: Mapping[str, str], function: Callable[..., Any], args: Any) -> None:
+def _serve(
+    pipe: Connection, env: Mapping[str, str], engine: Engine, function: Callable[..., Any], args: Any
+) -> None:
     # Nobody but the test ends this process; an interrupted test run kills it in its `finally`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(env)
@@ -37,7 +41,8 @@ def _serve(pipe: Connection, env: Mapping[str, str], function: Callable[..., Any
 
     environment.cache_clear()
     try:
-        answer = Answer(function(*args))
+        with running_on(engine):
+            answer = Answer(function(*args))
     except BaseException as error:  # noqa: BLE001 - whatever ended it is the answer
         answer = Answer(error=type(error).__name__, message=str(error))
     pipe.send(answer)
@@ -92,8 +97,9 @@ class Child:
 class Processes:
     """Starts processes with the settings of a test; all are gone when the test is over."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], engine: Engine) -> None:
         self._env = dict(env)
+        self._engine = engine
         self._context = multiprocessing.get_context("forkserver")
         # What is imported before the first fork; PREFECT_* must be in the environment by then.
         self._context.set_forkserver_preload(["tests.flows.preload"])
@@ -104,7 +110,7 @@ class Processes:
         mine, its = self._context.Pipe(duplex=False)
         more = {f"VDC_{name.upper()}": str(value) for name, value in env.items()}
         process = self._context.Process(
-            target=_serve, args=(its, self._env | more, function, args), daemon=True
+            target=_serve, args=(its, self._env | more, self._engine, function, args), daemon=True
         )
         process.start()
         its.close()
@@ -120,8 +126,8 @@ class Processes:
 
 
 @contextmanager
-def processes(env: Mapping[str, str]) -> Iterator[Processes]:
-    made = Processes(env)
+def processes(env: Mapping[str, str], engine: Engine = "prefect") -> Iterator[Processes]:
+    made = Processes(env, engine)
     try:
         yield made
     finally:

@@ -33,8 +33,6 @@ from vdc.states import VmState
 from vdc.tariff_file import version_of
 from vdc.tariffs import add_tariff
 
-pytestmark = pytest.mark.prefect
-
 
 @pytest.fixture
 def web(site: Site) -> Site:
@@ -92,6 +90,7 @@ def billed(site: Site) -> list[tuple[str, str, int]]:
 BIRTH = [("web", "created", 64), ("web", "started", 64)]
 
 
+@pytest.mark.prefect
 def test_a_new_disk_comes_while_it_runs_and_goes_with_the_machine(web: Site) -> None:
     boots = web.sim.boots(web.spec("web").domain)
     before = web.sim.call_count()
@@ -191,6 +190,7 @@ def test_disks_are_charged_to_the_microsecond_and_never_twice(web: Site) -> None
     assert next(iter(kept["end"])) == list(larger["begin"])[1]
 
 
+@pytest.mark.prefect
 def test_an_iso_image_is_put_into_a_drive(web: Site) -> None:
     run.attach_disk("web", iso="tools")
     web.assert_agrees()
@@ -209,6 +209,7 @@ def test_an_iso_image_is_put_into_a_drive(web: Site) -> None:
     assert run.reconcile() == []
 
 
+@pytest.mark.prefect
 def test_a_card_comes_with_its_address_and_port_and_goes_with_them(web: Site) -> None:
     seed = web.sim.file_checksum("shared", web.spec("web").seed_file)
     before = web.sim.call_count()

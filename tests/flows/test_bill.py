@@ -23,8 +23,6 @@ from vdc.operations import Opening, open_one
 from vdc.requests import BillRequest
 from vdc.schema import Bill, Operation, UsageEvent, Vm, utc_now
 
-pytestmark = pytest.mark.prefect
-
 LAST = Month.of(utc_now(), "UTC").preceding
 
 
@@ -65,6 +63,7 @@ def bills(site: Site) -> list[str]:
         return [bill.document for bill in session.scalars(select(Bill).order_by(Bill.number))]
 
 
+@pytest.mark.prefect
 def test_a_month_is_issued_and_issuing_it_again_gives_the_same(used: Site, tmp_path: Path) -> None:
     first = {bill.tenant: bill for bill in run.bill(str(LAST))}
     assert {tenant: (b.number, b.new) for tenant, b in first.items()} == {
@@ -169,6 +168,7 @@ def test_a_month_in_which_something_is_under_way_stays_open(used: Site) -> None:
     assert bills(used) == []
 
 
+@pytest.mark.prefect
 def test_one_process_issues_a_month(used: Site) -> None:
     request = BillRequest(month=str(LAST))
     with write_session(used.url) as session:

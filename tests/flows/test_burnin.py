@@ -23,8 +23,6 @@ from vdc.requests import BurninRequest
 from vdc.schema import Image, Operation, Vm
 from vdc.states import HOLDING
 
-pytestmark = pytest.mark.prefect
-
 
 def _request(**more: Any) -> BurninRequest:
     asked = {"template": "tiny", "operations": 60, "users": 3, "seed": 7, "max_machines": 6}
@@ -62,6 +60,7 @@ def _machine(site: Site, state: str) -> tuple[str, Any]:
     return name[0], site.spec(name[0])
 
 
+@pytest.mark.prefect
 def test_sixty_operations_by_three_users(site: Site, tmp_path: Path) -> None:
     before = site.snapshot()
     report = _burnin(tmp_path / "out")

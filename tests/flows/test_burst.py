@@ -18,6 +18,7 @@ from drivers.contract import Cloud as CloudDriver
 from drivers.simulated import host_facts
 from tests.flows import run
 from tests.flows.conftest import LEASE_S
+from tests.flows.engine import Engine
 from tests.flows.processes import DEADLINE_S, Processes, processes
 from tests.flows.site import ACTOR, Site, settings
 from tests.prefect_fixture import free_port
@@ -31,10 +32,8 @@ from vdc.reconciliation import Finding
 from vdc.requests import DeployRequest
 from vdc.schema import Cloud, LaunchAttempt, Operation, Tenant, UsageEvent, Vm, new_id, utc_now
 from vdc.schema import Site as SiteRow
-from vdc.settings import Settings, load
+from vdc.settings import load
 from vdc.states import VmState
-
-pytestmark = pytest.mark.prefect
 
 
 def _with_cloud(site: Site, uri: str, **limits: Any) -> None:
@@ -56,7 +55,7 @@ def _full_rack(directory: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def rack(prefect_client: Settings, ec2: Control, tmp_path: Path) -> Iterator[Site]:
+def rack(engine: Engine, ec2: Control, tmp_path: Path) -> Iterator[Site]:
     """A small rack beside the real endpoint."""
     with _full_rack(tmp_path) as site:
         _with_cloud(site, ec2.uri)
@@ -64,7 +63,7 @@ def rack(prefect_client: Settings, ec2: Control, tmp_path: Path) -> Iterator[Sit
 
 
 @pytest.fixture
-def simulated(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
+def simulated(engine: Engine, tmp_path: Path) -> Iterator[Site]:
     """A small rack beside a simulated cloud."""
     with _full_rack(tmp_path) as site:
         _with_cloud(site, site.sim.add_cloud("aws"))
@@ -72,9 +71,9 @@ def simulated(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def start(rack: Site) -> Iterator[Processes]:
+def start(rack: Site, engine: Engine) -> Iterator[Processes]:
     env = {"VDC_DATABASE_URL": rack.url, "VDC_OPERATION_LEASE_S": str(LEASE_S)}
-    with processes(env | CREDENTIALS) as made:
+    with processes(env | CREDENTIALS, engine) as made:
         yield made
 
 
@@ -119,6 +118,7 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.prefect
 def test_a_full_rack_bursts_and_comes_back(rack: Site, ec2: Control) -> None:
     before = rack.snapshot()
     ec2.boot_delay(0.5)
@@ -160,6 +160,7 @@ def test_the_list_shows_where_it_is_and_its_address(rack: Site) -> None:
     assert shown["instance"]["type"] == "t3.nano"
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("again", ["reconcile", "reconcile killed too"])
 def test_killed_right_after_the_launch(rack: Site, ec2: Control, start: Processes, again: str) -> None:
     ec2.hold("RunInstances")
@@ -235,7 +236,7 @@ def test_no_capacity_anywhere_is_a_failure_and_leaves_nothing(rack: Site, ec2: C
     assert _instances(rack) == []
 
 
-def test_an_endpoint_that_is_down_is_refused_at_the_check(prefect_client: Settings, tmp_path: Path) -> None:
+def test_an_endpoint_that_is_down_is_refused_at_the_check(engine: Engine, tmp_path: Path) -> None:
     with _full_rack(tmp_path) as site:
         _with_cloud(site, uri_of(f"http://127.0.0.1:{free_port()}"))
         before = site.rows()

@@ -12,6 +12,7 @@ import pytest
 
 from drivers.simulated import host_facts
 from tests.flows import run
+from tests.flows.engine import Engine
 from tests.flows.processes import Processes, processes
 from tests.flows.site import ACTOR, Site, settings
 from vdc import catalog
@@ -21,16 +22,13 @@ from vdc.inventory import write_session
 from vdc.pricing import ListPrices
 from vdc.requests import DeployRequest
 from vdc.schema import Operation
-from vdc.settings import Settings
 from vdc.states import VmState
-
-pytestmark = pytest.mark.prefect
 
 QUOTA = 20
 
 
 @pytest.fixture
-def busy(prefect_client: Settings, tmp_path: Path, inventory_url: str) -> Iterator[Site]:
+def busy(engine: Engine, tmp_path: Path, inventory_url: str) -> Iterator[Site]:
     """Room for 60 machines on six hosts of ten, and 62 addresses; tenant `small` may have twenty."""
     hosts = [host_facts(f"h{n}", vcpu=10, memory_mib=2304) for n in range(6)]
     site = Site.create(tmp_path, inventory_url, hosts, cidr="10.9.0.0/26", reserved_memory_mib=1024)
@@ -42,8 +40,8 @@ def busy(prefect_client: Settings, tmp_path: Path, inventory_url: str) -> Iterat
 
 
 @pytest.fixture
-def several(busy: Site) -> Iterator[Processes]:
-    with processes({"VDC_DATABASE_URL": busy.url}) as made:
+def several(busy: Site, engine: Engine) -> Iterator[Processes]:
+    with processes({"VDC_DATABASE_URL": busy.url}, engine) as made:
         yield made
 
 
@@ -72,6 +70,7 @@ def _deploy_some(count: int, requests: list[Mapping[str, Any]]) -> list[str]:
     return outcomes
 
 
+@pytest.mark.prefect
 def test_sixty_deployments_by_six_processes(busy: Site, several: Processes) -> None:
     """Two tenants ask for thirty each; the small one may have twenty, the large one gets all it asks for."""
     asked = [

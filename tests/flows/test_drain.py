@@ -19,8 +19,6 @@ from vdc.inventory import read_session, write_session
 from vdc.schema import Host, Operation
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 NAMES = ("web-1", "web-2", "web-3")
 
 
@@ -65,6 +63,7 @@ def drain(host: str) -> str:
     return run.drain(host)
 
 
+@pytest.mark.prefect
 def test_an_emptied_host_has_nothing_and_takes_nothing_until_it_is_enabled(webs: Site) -> None:
     run.power("stop", "web-2", hard=True)
     leases, events = webs.leases(), {name: webs.events(name) for name in NAMES}
@@ -209,6 +208,7 @@ def test_no_more_than_the_setting_says_move_at_once(webs: Site, limit: int) -> N
     webs.assert_agrees()
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("call", ["network.ensure_network", "ensure_migrated", "ensure_settled"])
 def test_one_that_fails_does_not_keep_the_others(webs: Site, call: str) -> None:
     webs.sim.fail_next(call)

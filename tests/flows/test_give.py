@@ -12,8 +12,6 @@ from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NotFound, Quo
 from vdc.inventory import read_session, write_session
 from vdc.schema import Tenant, UsageEvent, Vm, Vnet
 
-pytestmark = pytest.mark.prefect
-
 
 @pytest.fixture
 def bolt(site: Site) -> Site:
@@ -28,6 +26,7 @@ def _give(site: Site, name: str = "web", to: str = "bolt") -> None:
         give(session, name, to, "default", actor=ACTOR)
 
 
+@pytest.mark.prefect
 def test_who_has_it_pays_and_its_host_notices_nothing(bolt: Site) -> None:
     from tests.flows import run
 

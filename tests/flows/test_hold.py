@@ -17,8 +17,6 @@ from vdc.requests import MachinesRequest
 from vdc.schema import Vm, utc_now
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 LATER = "2999-12-01T06:00Z"
 
 
@@ -40,6 +38,7 @@ def _terminated(site: Site, before: dict[str, object]) -> None:
     assert site.snapshot() == before
 
 
+@pytest.mark.prefect
 def test_deployed_on_hold_it_has_its_place_and_nothing_else(site: Site) -> None:
     before, calls = site.snapshot(), site.sim.call_count()
     run.deploy(name="web", count=2, hold=True, start="paused")
@@ -58,6 +57,7 @@ def test_deployed_on_hold_it_has_its_place_and_nothing_else(site: Site) -> None:
     assert site.events("web-2") == []
 
 
+@pytest.mark.prefect
 def test_released_when_its_time_comes(site: Site) -> None:
     run.deploy(name="web", at=LATER)
     assert run.reconcile() == []

@@ -35,8 +35,6 @@ from vdc.requests import SaveAsRequest
 from vdc.schema import Cloud, CloudImage, Image, Operation, Snapshot, Template, Tenant, Vm
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 SAVING = (
     "hypervisor.ensure_snapshot",
     "datastore.ensure_image_from",
@@ -115,6 +113,7 @@ def change(site: Site, name: str, *, published: bool) -> bool:
 # -- what they are for -----------------------------------------------------------------------------------
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("off", [False, True], ids=["running", "stopped"])
 def test_a_machine_made_of_the_new_image_has_what_was_on_the_disk(web: Site, off: bool) -> None:
     if off:
@@ -140,6 +139,7 @@ def test_a_machine_made_of_the_new_image_has_what_was_on_the_disk(web: Site, off
     assert run.reconcile() == []
 
 
+@pytest.mark.prefect
 def test_a_clone_is_the_same_and_belongs_to_whom_it_is_given(web: Site) -> None:
     save("mine")
     run.clone_image("mine", "copy")
@@ -182,6 +182,7 @@ def test_an_image_is_its_tenants_until_it_is_published(web: Site, image_file: st
     web.assert_agrees()
 
 
+@pytest.mark.prefect
 def test_an_image_that_nothing_uses_is_deleted(web: Site) -> None:
     save("mine")
     before = web.sim.call_count()

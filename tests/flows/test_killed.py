@@ -25,8 +25,6 @@ from vdc.reconciliation import DIED
 from vdc.schema import Image
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 CALLS = 6
 """Driver calls that make a machine with two cards."""
 REMOVING = 3
@@ -44,6 +42,7 @@ def _kill_before_call(site: Site, n: int, start: Processes, *task: Any) -> Child
     return child
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("points", DEPLOY_POINTS, ids=lambda points: "-".join(map(str, points)))
 def test_killed_while_deploying(site: Site, start: Processes, points: list[int]) -> None:
     for k, n in enumerate(points):
@@ -59,6 +58,7 @@ def test_killed_while_deploying(site: Site, start: Processes, points: list[int])
     assert run.reconcile() == []
 
 
+@pytest.mark.prefect
 def test_killed_while_terminating(site: Site, start: Processes) -> None:
     before = site.snapshot()
     run.deploy(count=3 * len(TERMINATE_POINTS), name="web")

@@ -17,8 +17,6 @@ from vdc.schema import Sample, UsageEvent, Vm, utc_now
 from vdc.tariff import Tariff
 from vdc.tariff_book import TariffBook
 
-pytestmark = pytest.mark.prefect
-
 
 def samples(site: Site) -> list[tuple[str, float, int, int, int, int]]:
     with read_session(site.url) as session:
@@ -33,6 +31,7 @@ def samples(site: Site) -> list[tuple[str, float, int, int, int, int]]:
         return [tuple(row) for row in session.execute(query.join(Vm).order_by(Vm.name, Sample.at))]
 
 
+@pytest.mark.prefect
 def test_what_runs_is_sampled_and_a_host_that_does_not_answer_is_named(site: Site) -> None:
     run.deploy(name="web", count=2)
     run.deploy(name="off", start="stopped")

@@ -20,8 +20,6 @@ from vdc.requests import MigrateRequest
 from vdc.schema import Host, Operation, Vm
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 CALLS = (
     ("h2", "network.ensure_network"),
     ("h2", "datastore.read_files"),
@@ -77,6 +75,7 @@ def operation(site: Site, operation_id: str = "") -> Operation:
         return found
 
 
+@pytest.mark.prefect
 def test_it_goes_to_another_host_and_the_figures_are_kept(web: Site) -> None:
     leases, events = web.leases(), web.events("web")
     before = web.sim.call_count()
@@ -336,6 +335,7 @@ def test_absurd_limits_are_refused(web: Site, tuning: dict[str, int], message: s
     assert web.rows() == before
 
 
+@pytest.mark.prefect
 def test_what_is_asked_for_reaches_the_driver_also_when_the_flow_run_is_repeated(web: Site) -> None:
     from tasks.abilities import abilities
     from vdc.claims.migrate import claim_migrate

@@ -14,8 +14,6 @@ from vdc.inventory import write_session
 from vdc.schema import Host
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 CALLS = (
     ("h2", "network.ensure_network"),
     ("h2", "datastore.read_files"),
@@ -39,6 +37,7 @@ def web(site: Site) -> Site:
     return site
 
 
+@pytest.mark.prefect
 def test_it_goes_over_and_starts_there(web: Site) -> None:
     leases, events = web.leases(), web.events("web")
     files = web.sim.snapshot_state()["files"]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.flows import run
 from tests.flows.conftest import LEASE_S
+from tests.flows.engine import Engine
 from tests.flows.forms import FORMS
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
@@ -18,14 +19,11 @@ from tests.flows.test_migrate import operation, whole
 from vdc.errors import Invalid, NoCapacity, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
 from vdc.schema import Cdrom, Datastore, HostDatastore, Image, Vm
-from vdc.settings import Settings
 from vdc.states import VmState
-
-pytestmark = pytest.mark.prefect
 
 
 @pytest.fixture
-def site(prefect_client: Settings, tmp_path: Path) -> Iterator[Site]:
+def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
     """Two simulated hosts, each with a part of the datastore for itself."""
     made = Site.create(tmp_path, shared=False)
     with settings(database_url=made.url, operation_lease_s=LEASE_S):
@@ -101,6 +99,7 @@ def calls(site: Site, since: int) -> list[tuple[str, str]]:
     return [(c.host, c.call) for c in site.sim.log(since=since)]
 
 
+@pytest.mark.prefect
 def test_it_goes_over_with_its_disk_and_leaves_none(web: Site) -> None:
     leases, events, before = web.leases(), web.events("web"), web.sim.call_count()
     move()

@@ -19,8 +19,6 @@ from vdc.inventory import read_session
 from vdc.schema import Operation, Vm
 from vdc.states import OPERATIONS, Desired, VmState
 
-pytestmark = pytest.mark.prefect
-
 CALLS = {
     "start": ["network.ensure_network"] * 2 + ["hypervisor.ensure_defined", "hypervisor.ensure_started"],
     "stop": ["hypervisor.ensure_shut_down"],
@@ -97,6 +95,7 @@ WAYS = {
 }
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("way", WAYS)
 def test_there_and_back(web: Site, way: str) -> None:
     verbs, events = WAYS[way]
@@ -203,6 +202,7 @@ def test_what_is_busy_is_refused(web: Site, start: Processes) -> None:
     web.assert_agrees()
 
 
+@pytest.mark.prefect
 def test_machines_fail_independently(site: Site) -> None:
     run.deploy(count=4, name="web")
     site.sim.fail_next("ensure_shut_down", host="h1")

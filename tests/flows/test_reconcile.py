@@ -14,8 +14,6 @@ from vdc.reconciliation import Finding
 from vdc.schema import Operation, UsageEvent
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 
 @pytest.fixture
 def web(site: Site) -> Site:
@@ -29,6 +27,7 @@ def _rows_but_usage(site: Site) -> dict[str, list[str]]:
     return {name: rows for name, rows in site.rows().items() if name != "operations"}
 
 
+@pytest.mark.prefect
 def test_where_nothing_happened_nothing_is_done(web: Site) -> None:
     before, hosts = _rows_but_usage(web), web.sim.snapshot_state()
     calls = web.sim.call_count()
@@ -47,6 +46,7 @@ def test_a_guest_that_shut_itself_down_is_stopped(web: Site) -> None:
     assert web.use().vms == 2, "it holds its place"
 
 
+@pytest.mark.prefect
 def test_a_machine_that_crashed_is_started_again(web: Site) -> None:
     web.sim.crash(web.spec("web-2").domain)
     assert run.reconcile() == [Finding("domain lost", "vm/web-2", "h2", "recovered")]
@@ -187,6 +187,7 @@ def test_a_machine_that_is_found_on_another_host_is_adopted_there(web: Site) -> 
     assert spec.domain not in web.sim.snapshot_state()["domains"].get("h2", {})
 
 
+@pytest.mark.prefect
 def test_only_one_reconcile_at_a_time(web: Site, start: Processes) -> None:
     web.sim.hold("read_domains")
     first = start.start(run.reconcile)

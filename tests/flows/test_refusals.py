@@ -23,8 +23,6 @@ from vdc import catalog
 from vdc.inventory import write_session
 from vdc.settings import Settings
 
-pytestmark = pytest.mark.prefect
-
 SHARED = ("--datastore", "shared")
 DEPLOY = ("vm", "deploy", "--template", "tiny")
 VNET = ("vnet", "create", "red", "--uri", "{trunk}")
@@ -233,7 +231,7 @@ def _vdc(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "sentence"), REFUSALS, ids=[" ".join(a)[:60].replace("\n", "") for a, _ in REFUSALS]
 )
-@pytest.mark.usefixtures("prefect_is_there")
+@pytest.mark.usefixtures("prefect_is_there", "engine")
 def test_refused(
     places: dict[str, str],
     capsys: pytest.CaptureFixture[str],
@@ -305,6 +303,7 @@ def test_work_without_a_server_is_refused(places: dict[str, str], tmp_path: Path
     assert (site.rows(), site.sim.snapshot_state()) == before
 
 
+@pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_is_there")
 def test_a_host_is_enrolled_and_an_image_imported_as_typed(
     prefect_client: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]

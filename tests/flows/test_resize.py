@@ -30,8 +30,6 @@ from vdc.model import Size
 from vdc.schema import Host, Operation, Tenant, UsageEvent, Vm
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 CALLS = ("hypervisor.ensure_disk_grown", "hypervisor.ensure_shape", "hypervisor.ensure_defined")
 """Of a machine whose disk grows too, in order."""
 
@@ -89,6 +87,7 @@ def when(site: Site, operation_id: str) -> dict[str, str]:
 BIRTH = [("created", MADE), ("started", MADE)]
 
 
+@pytest.mark.prefect
 def test_what_its_guest_takes_while_it_runs_comes_at_once(web: Site) -> None:
     before = web.sim.call_count()
     boots = web.sim.boots(web.spec("web").domain)
@@ -267,6 +266,7 @@ def test_a_plan_says_what_comes_when_and_touches_nothing(
     assert {c.call for c in web.sim.log()[-2:]} == {"hypervisor.read_shape"}
 
 
+@pytest.mark.prefect
 def test_it_is_done_as_typed_and_shown(
     web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

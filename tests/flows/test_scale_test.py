@@ -15,8 +15,6 @@ from vdc.inventory import read_session
 from vdc.schema import Operation
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 PROVISION = ["ensure network", "ensure disk", "ensure seed", "define", "start"]
 TEARDOWN = ["remove domain", "remove ports", "remove files"]
 
@@ -27,6 +25,7 @@ def _read(directory: Path) -> Any:
     return scale_files.read(directory)
 
 
+@pytest.mark.prefect
 def test_every_machine_and_phase_is_in_the_frames(site: Site, tmp_path: Path) -> None:
     before = site.snapshot()
     site.sim.set_latency("ensure_started", 0.05)
@@ -81,6 +80,7 @@ def test_a_machine_that_fails_is_said_and_taken_back(site: Site, tmp_path: Path)
     assert "Repetition 1, ours: 1 of 3 machines failed to deploy; it counts in no figure." in text
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize(
     ("call", "state"),
     [("ensure_started", VmState.FAILED), ("hypervisor.ensure_removed", VmState.GONE)],
@@ -146,6 +146,7 @@ def _name(vm_id: str) -> str:
         return session.get_one(Vm, vm_id).name
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("point", ["ensure_started", "hypervisor.ensure_removed"])
 def test_interrupted_it_removes_what_there_is(
     site: Site, start: Processes, tmp_path: Path, point: str

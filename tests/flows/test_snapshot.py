@@ -26,8 +26,6 @@ from vdc.requests import RevertRequest, SnapshotRequest
 from vdc.schema import Cloud, Snapshot, Vm
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 MAKING = ("hypervisor.ensure_snapshot", "hypervisor.read_snapshots")
 REVERTING = ("network.ensure_network", "network.ensure_network", "hypervisor.ensure_reverted")
 DELETING = ("hypervisor.ensure_snapshot_removed",)
@@ -82,6 +80,7 @@ ACTS: dict[str, Callable[[str], str]] = {"make": make, "revert": revert, "delete
 # -- what they are for -----------------------------------------------------------------------------------
 
 
+@pytest.mark.prefect
 def test_memory_and_disk_come_back_and_the_bill_goes_on(web: Site) -> None:
     events = web.events("web")
     before = web.sim.call_count()
@@ -104,6 +103,7 @@ def test_memory_and_disk_come_back_and_the_bill_goes_on(web: Site) -> None:
     assert run.reconcile() == []
 
 
+@pytest.mark.prefect
 def test_disks_alone_come_back_and_it_starts_anew(web: Site) -> None:
     events = web.events("web")
     run.snapshot("web", "first", "disk")

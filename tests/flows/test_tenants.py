@@ -18,8 +18,6 @@ from vdc.inventory import read_session, write_session
 from vdc.schema import Bill, Image, Operation, Template, Tenant, User, Vm, Vnet, utc_now
 from vdc.states import VmState
 
-pytestmark = pytest.mark.prefect
-
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb25lISE= alice@acme"
 
 
@@ -100,6 +98,7 @@ def acme(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site
     return site
 
 
+@pytest.mark.prefect
 def test_a_tenant_goes_whatever_fails_on_the_way(
     acme: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
