@@ -310,11 +310,22 @@ class Network(Protocol):
     def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
         """Pure: how the card goes into the domain's description."""
 
+    def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
+        """Make the cards' ports, each in its network: all at once, before the machine is there.
+
+        A guest sends with its card's MAC and address and with no other: frames that it forges are dropped. A
+        port passes nothing before its rules are in force. It stays until it is removed, whether a domain
+        uses it or not. Expects `ensure_network` of each network.
+        """
+
+    def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
+        """Devices of those of the cards whose port or rules are not, or not all, there."""
+
     def read_ports(self) -> list[str]:
         """Devices of ours (see `vdc.model.nic_device`) on the switch."""
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
-        """Remove ports that no domain uses any more."""
+        """Remove ports that no domain uses any more, and their rules."""
 
 
 class Cloud(Protocol):

@@ -11,10 +11,12 @@ from tasks.clouds import converge_clouds
 from tasks.converging import (
     clean,
     clean_copies,
+    clean_ports,
     finish,
     finish_devices,
     finish_leaving,
     finish_resizes,
+    guard,
     observe,
     recover,
     release_due,
@@ -62,6 +64,8 @@ def reconcile() -> list[Finding]:
         findings += remove_unfinished_images(since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += clean_copies(differences.copies, [host for host, _ in places.hosts], since)
+        findings += clean_ports(differences.strays, [host for host, _ in places.hosts], since)
+        findings += guard(differences.unguarded, since)
         findings += release_due(since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)

@@ -107,6 +107,7 @@ def _remove_disk(disk: DiskSpec, spec: VmSpec) -> Iterator[Call]:
 def _ensure_network(nic: NicSpec, spec: VmSpec) -> Iterator[Call]:
     network = registry.network(nic.vnet.uri, spec.host, environment().access)
     yield partial(network.ensure_network, nic.vnet)
+    yield partial(network.ensure_ports, [nic])
 
 
 def _refresh_seed(spec: VmSpec) -> Iterator[Call]:

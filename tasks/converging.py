@@ -15,7 +15,7 @@ from tasks.attaching import remove_and_record as remove_volume
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.fanout import Record, Recorder, act_on_each
 from tasks.images import remove_and_record as remove_and_record_image
-from tasks.machines import provision_vm, teardown_vm
+from tasks.machines import guard_vm, provision_vm, teardown_vm, unplug_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
 from tasks.own_storage import drop_copies_of
@@ -137,7 +137,10 @@ def end_scale_test(test: Claim) -> list[Finding]:
 
 def observe(places: Places) -> World:
     """Look at every host and every datastore, all at once."""
-    hosts = [observe_host.submit(host, list(networks)) for host, networks in places.hosts]
+    hosts = [
+        observe_host.submit(host, list(networks), places.nics.get(host.name, ()))
+        for host, networks in places.hosts
+    ]
     looks = [(uri, list(refs), False) for uri, refs in places.datastores]
     looks += [(uri, [host], True) for uri, host in places.parts]
     stores = [observe_datastore.submit(uri, refs, part=part) for uri, refs, part in looks]
@@ -319,6 +322,27 @@ def clean_copies(
             Finding("disk left by a migration", f"vm/{m.spec.name}", host.name, error or "removed")
             for m in batch.machines
         ]
+    return findings
+
+
+def guard(vm_ids: Sequence[str], since: datetime) -> list[Finding]:
+    """Put rules into force again that somebody has removed from the ports of machines that run."""
+    batch = claimed(reconciliation.claim_machines, "guard", vm_ids, since=since) if vm_ids else None
+    return _act(batch, "guarding", guard_vm, record_cleaned, "port without its rules", "restored")
+
+
+def clean_ports(
+    strays: Sequence[tuple[str, str]], hosts: Sequence[HostRef], since: datetime
+) -> list[Finding]:
+    """Remove ports that a migration has left on a host where the machine is not."""
+    findings: list[Finding] = []
+    for host in hosts:
+        ids = [vm_id for vm_id, name in strays if name == host.name]
+        batch = claimed(reconciliation.claim_machines, "clean", ids, since=since) if ids else None
+        if batch:
+            there = tuple(Machine(m.claim, replace(m.spec, host=host)) for m in batch.machines)
+            batch = Batch(batch.claim, there)
+        findings += _act(batch, "cleaning", unplug_vm, record_cleaned, "port left by a migration", "removed")
     return findings
 
 

@@ -16,7 +16,7 @@ from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
 from vdc.errors import Superseded, VdcError
-from vdc.model import VmSpec
+from vdc.model import NicSpec, VmSpec
 from vdc.operations import Fence
 from vdc.schema import utc_now
 
@@ -26,10 +26,15 @@ Step = Callable[[VmSpec], Iterator[Call]]
 
 
 def ensure_networks(spec: VmSpec) -> Iterator[Call]:
+    """Its networks on its host, and its cards' ports there: those of one switch at once."""
     access = environment().access
+    nics: dict[str, list[NicSpec]] = {}
     for nic in spec.nics:
+        nics.setdefault(nic.vnet.uri, []).append(nic)
         network = registry.network(nic.vnet.uri, spec.host, access)
         yield partial(network.ensure_network, nic.vnet)
+    for uri, cards in nics.items():
+        yield partial(registry.network(uri, spec.host, access).ensure_ports, cards)
 
 
 def ensure_disks(spec: VmSpec) -> Iterator[Call]:
@@ -130,6 +135,18 @@ def provision_vm(machine: Machine, fence: Fence) -> datetime:
     if machine.spec.cloud:
         return run_steps(cloud_machines.provision(machine, fence), machine, fence)
     return run_steps(PROVISION, machine, fence)
+
+
+@task(name="guard-vm", task_run_name="guard {machine.spec.name}", **retrying())
+def guard_vm(machine: Machine, fence: Fence) -> datetime:
+    """Put the rules of its cards' ports into force again."""
+    return run_steps({"ensure network": ensure_networks}, machine, fence)
+
+
+@task(name="unplug-vm", task_run_name="unplug {machine.spec.name}", **retrying())
+def unplug_vm(machine: Machine, fence: Fence) -> datetime:
+    """Remove its cards' ports from a host where it is not."""
+    return run_steps({"remove ports": remove_ports}, machine, fence)
 
 
 @task(name="teardown-vm", task_run_name="teardown {machine.spec.name}", **retrying())

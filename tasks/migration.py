@@ -150,7 +150,8 @@ def settle_vm(move: Move, fence: Fence) -> MigrationResult | None:
     if result is not None:
         home, left = left, home
     if move.restart:
-        run_steps({"start": _start}, Machine(move.claim, replace(move.spec, host=home)), fence)
+        start = {"ensure network": ensure_networks, "start": _start}
+        run_steps(start, Machine(move.claim, replace(move.spec, host=home)), fence)
     leftover = Machine(move.claim, replace(move.spec, host=left))
     for step in ({"remove ports": remove_ports}, {"drop copies": drop_copies(home)}):
         try:

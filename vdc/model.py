@@ -250,15 +250,23 @@ class VmSpec:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """How a network driver wants a card in the domain's description."""
+    """How a network driver wants a card in the domain's description: on a port that it has made."""
 
     device: str
     mac: str
-    bridge: str
-    openvswitch: bool = False
-    vlan_id: int | None = None
     offloads: bool = True
     """False: segmentation and checksum offloads off (a user-space switch does not carry them)."""
+    uplink: Uplink | None = None
+    """Set where there is no port, and libvirt is to make one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A port as libvirt makes it, without a rule: the bare loop's, against which ours is measured."""
+
+    bridge: str
+    vlan_id: int | None = None
+    """Open vSwitch's; None: a Linux bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +368,7 @@ class DomainSeen:
 class DomainCounters:
     """What a domain did since it was started; a new start, also on another host, begins at zero.
 
+    Network cards go on counting where they are started again on the same host: their ports have stayed.
     Disks and network cards are summed up. `vm_id` and `site` are empty if it is not ours.
     """
 

@@ -18,7 +18,7 @@ from vdc.claims import attach, saving, volumes
 from vdc.claims import images as image_claims
 from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
-from vdc.claims.deploy import host_ref
+from vdc.claims.deploy import host_ref, vnet_spec
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move, migrating, move_of
 from vdc.claims.next_start import take_next
@@ -27,7 +27,7 @@ from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.saving import SavingClaim
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.claims.volumes import Removal
-from vdc.model import DomainSeen, HostRef, StorageUse, disk_prefix
+from vdc.model import DomainSeen, HostRef, NicSpec, StorageUse, disk_prefix
 from vdc.operations import Claim, Opening
 from vdc.records import Outcome, held
 from vdc.requests import PowerRequest
@@ -43,6 +43,7 @@ from vdc.schema import (
     Site,
     Snapshot,
     Vm,
+    Vnet,
     Volume,
 )
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
@@ -86,6 +87,8 @@ class HostSeen:
     domains: tuple[DomainSeen, ...] = ()
     ports: tuple[str, ...] = ()
     load_1m: float = 0.0
+    unguarded: frozenset[str] = frozenset()
+    """Devices of cards that should be there, and whose port or rules are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +256,15 @@ def _failure(session: Session, operation: Operation) -> str:
 class Places:
     """Where to look: each host with its uplinks, each datastore with the hosts that mount it.
 
-    `parts` are those of datastores that each host has for itself.
+    `parts` are those of datastores that each host has for itself, `nics` the cards of a host's machines, by
+    its name.
     """
 
     site: str
     hosts: tuple[tuple[HostRef, tuple[str, ...]], ...]
     datastores: tuple[tuple[str, tuple[HostRef, ...]], ...]
     parts: tuple[tuple[str, HostRef], ...] = ()
+    nics: Mapping[str, tuple[NicSpec, ...]] = field(default_factory=dict)
 
 
 def read_places(session: Session) -> Places:
@@ -277,7 +282,21 @@ def read_places(session: Session) -> Places:
         tuple((host_ref(h), tuple(h.networks)) for h in hosts.values()),
         tuple((uri, tuple(refs)) for uri, refs in mounts.items()),
         tuple(parts),
+        _read_nics(session, hosts),
     )
+
+
+def _read_nics(session: Session, hosts: Mapping[str, Host]) -> dict[str, tuple[NicSpec, ...]]:
+    """Cards of machines that run where the inventory has them."""
+    vnets = {vnet.id: vnet_spec(vnet) for vnet in session.scalars(select(Vnet))}
+    query = select(Vm.host_id, Nic.index, Nic.vnet_id, Nic.device, Nic.mac, Nic.address).join(Nic)
+    found: dict[str, list[NicSpec]] = {}
+    for host_id, index, vnet_id, device, mac, address in session.execute(
+        query.where(Vm.state.in_(CHARGED), Vm.host_id.is_not(None), Nic.ready)
+    ):
+        nic = NicSpec(index, vnets[vnet_id], device, mac, address)
+        found.setdefault(hosts[str(host_id)].name, []).append(nic)
+    return {name: tuple(nics) for name, nics in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +330,10 @@ class Differences:
     """Machines whose removal was not finished."""
     copies: list[tuple[str, str]] = field(default_factory=list)
     """(machine id, host name) of machines that are elsewhere, and have files on that host too."""
+    unguarded: list[str] = field(default_factory=list)
+    """Machines that run, and whose ports or their rules are not all there."""
+    strays: list[tuple[str, str]] = field(default_factory=list)
+    """(machine id, host name) of machines that are elsewhere, and have ports on that host too."""
     settle: list[str] = field(default_factory=list)
     """Machines of which it is not known on which of two hosts they are."""
     report: list[Finding] = field(default_factory=list)
@@ -386,6 +409,7 @@ def compare(
     _unknown_volumes(volumes, world, found)
     _copies(machines, at, volumes, world, found)
     _leftover_ports(machines, world, found)
+    _ports(machines, at, world, found)
     return found
 
 
@@ -505,6 +529,31 @@ def _leftover_ports(machines: Mapping[str, Known], world: World, found: Differen
             if port not in live and machine and (machine.vm_id, host.host.name) not in known:
                 known.add((machine.vm_id, host.host.name))
                 found.leftover.append((machine.vm_id, host.host.name))
+
+
+def _ports(
+    machines: Mapping[str, Known],
+    at: Mapping[str, Sequence[tuple[str, DomainSeen]]],
+    world: World,
+    found: Differences,
+) -> None:
+    """Ports of live machines: without their rules where they run, or still there where they are not."""
+    owners = {device: machine for machine in machines.values() for device in machine.devices}
+    for host in world.hosts:
+        unguarded: set[str] = set()
+        strays: set[str] = set()
+        for device in (*host.unguarded, *host.ports):
+            machine = owners.get(device)
+            if machine is None or machine.busy or machine.state not in SETTLED_STATES:
+                continue
+            if [name for name, _ in at.get(machine.vm_id, [])] != [machine.host]:
+                continue
+            if machine.host != host.host.name:
+                strays.add(machine.vm_id)
+            elif device in host.unguarded:
+                unguarded.add(machine.vm_id)
+        found.unguarded += sorted(unguarded)
+        found.strays += [(vm_id, host.host.name) for vm_id in sorted(strays)]
 
 
 def _untouched(session: Session, vm_id: str, since: datetime) -> bool:

@@ -16,13 +16,14 @@ from deployments.bench.figures import Figures, say
 from deployments.bench.house import House
 from deployments.guests.tiny import ensure_tiny
 from deployments.lab.probe import Probe, open_probe
-from deployments.lab.state import Lab
+from deployments.lab.state import Lab, LabHost
 from tasks.environment import environment
 from vdc import specs
 from vdc.access import actor
 from vdc.catalog import create_template
 from vdc.inventory import read_session, write_session
-from vdc.model import MigrationResult, VmSpec
+from vdc.metering import read_hosts
+from vdc.model import HostRef, MigrationResult, VmSpec
 from vdc.requests import DeployRequest, ImportImageRequest, MigrateRequest, TerminateRequest
 from vdc.schema import Vm
 
@@ -58,12 +59,15 @@ def measure(house: House, running: Lab, repetitions: int, figures: Figures) -> N
         "ours": lambda: _our_turn(url),
         "virsh": lambda: _virsh_turn(url, running),
     }
+    ready: dict[str, Callable[[], None]] = {"ours": lambda: None, "virsh": lambda: _plug_in(url, running)}
     seen: dict[str, list[Turn]] = {side: [] for side in sides}
     for side in sides:  # a warm-up: connections, code
+        ready[side]()
         _turn(url, sides[side], side, probe, address)
     for number in range(1, repetitions + 1):
         for side in sorted(sides, reverse=number % 2 == 0):
             house.wait_quiet()
+            ready[side]()
             seen[side].append(_turn(url, sides[side], side, probe, address))
         a, b = seen["ours"][-1], seen["virsh"][-1]
         say(
@@ -146,6 +150,30 @@ def _our_turn(url: str) -> MigrationResult:
     return MigrationResult(told["total_s"], told["downtime_s"])
 
 
+def _plug_in(url: str, running: Lab) -> None:
+    """Its ports on the host that virsh will take it to: not counted."""
+    from drivers import registry
+
+    spec = _spec(url)
+    target = _other(spec, running)
+    access = environment().access
+    (host,) = [ref for ref in _hosts(url) if ref.name == target.name]
+    for nic in spec.nics:
+        network = registry.network(nic.vnet.uri, host, access)
+        network.ensure_network(nic.vnet)
+        network.ensure_ports([nic])
+
+
+def _hosts(url: str) -> list[HostRef]:
+    with read_session(url) as session:
+        return read_hosts(session)
+
+
+def _other(spec: VmSpec, running: Lab) -> LabHost:
+    (target,) = [host for host in running.hosts if host.name != spec.host.name]
+    return target
+
+
 def _virsh_turn(url: str, running: Lab) -> MigrationResult:
     """As a person would type it on the source. The reading afterwards is part of ours too."""
     import libvirt
@@ -153,7 +181,7 @@ def _virsh_turn(url: str, running: Lab) -> MigrationResult:
     from drivers.hypervisor import migration
 
     spec = _spec(url)
-    (target,) = [host for host in running.hosts if host.name != spec.host.name]
+    target = _other(spec, running)
     flags = ["--live", "--p2p", "--persistent", "--undefinesource", "--unsafe"]
     peer = f"{environment().settings.peer_scheme}://root@{target.migration_address}/system"
     data = f"tcp://{target.migration_address}"

@@ -38,6 +38,8 @@ def ensure_switch(layout: Layout) -> None:
     name = layout.namespace(SWITCH)
     ensure_namespace(name)
     ensure_bridges(name, BRIDGES)
+    # It knows no VLANs, and would take a MAC that is on two of them for one that moves to and fro.
+    _ip(name, "link set trunk type bridge ageing_time 0")
 
 
 def ensure_host_links(layout: Layout, host: str) -> None:

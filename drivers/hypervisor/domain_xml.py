@@ -216,13 +216,19 @@ def _seed(path: str) -> etree._Element:
 
 
 def _nic(nic: Attachment) -> etree._Element:
-    interface = _element("interface", _element("mac", address=nic.mac), type="bridge")
-    interface.append(_element("source", bridge=nic.bridge))
-    if nic.openvswitch:
-        interface.append(_element("virtualport", type="openvswitch"))
-    if nic.vlan_id is not None:
-        interface.append(_element("vlan", _element("tag", id=str(nic.vlan_id))))
-    interface.append(_element("target", dev=nic.device))
+    interface = _element("interface", _element("mac", address=nic.mac))
+    target = _element("target", dev=nic.device)
+    if nic.uplink is None:
+        # The port is there, with its rules: libvirt opens it and neither makes nor removes it.
+        interface.set("type", "ethernet")
+        target.set("managed", "no")
+    else:
+        interface.set("type", "bridge")
+        interface.append(_element("source", bridge=nic.uplink.bridge))
+        if nic.uplink.vlan_id is not None:
+            interface.append(_element("virtualport", type="openvswitch"))
+            interface.append(_element("vlan", _element("tag", id=str(nic.uplink.vlan_id))))
+    interface.append(target)
     interface.append(_element("model", type="virtio"))
     if not nic.offloads:
         off = dict.fromkeys(("csum", "tso4", "tso6", "ecn", "ufo"), "off")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from drivers import ssh as ssh_module
 from drivers.contract import Access, NetworkCapabilities
-from drivers.network import switch
+from drivers.network import firewall, switch
 from drivers.ssh import Ssh
 from vdc.errors import DriverFailure, Invalid
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
@@ -20,15 +20,34 @@ if [ ! -d "/sys/class/net/$1/bridge" ]; then echo "there is no bridge $1" >&2; e
 ls "/sys/class/net/$1/brif"
 """
 
-_REMOVE = """
-set -eu
+# The rules are in force before there is a port that they are about.
+_MAKE = (
+    "set -eu\n"
+    + switch.MAKE_TAPS
+    + """
+bridge=$1; shift
+master="master $bridge"
+before=$(nft list table bridge vdc 2>/dev/null || true)
+nft -f -
+make_taps "$@"
+[ -z "$made" ] && [ "$before" = "$(nft list table bridge vdc)" ] || echo made
+"""
+)
+
+_REMOVE = (
+    "set -eu\n"
+    + switch.REMOVE_TAPS
+    + """
 bridge=$1; shift
 for port; do
-  [ -e "/sys/class/net/$bridge/brif/$port" ] || continue
-  # Somebody else may be faster: then it is gone, and not by us.
-  if ip link delete dev "$port"; then echo "$port"; else [ ! -e "/sys/class/net/$port" ]; fi
+  shift
+  [ ! -e "/sys/class/net/$port" ] || [ -e "/sys/class/net/$bridge/brif/$port" ] || continue
+  set -- "$@" "$port"
 done
+remove_taps "$@"
+nft -f -
 """
+)
 
 
 class BridgeNetwork:
@@ -56,7 +75,23 @@ class BridgeNetwork:
         return False
 
     def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
-        return Attachment(device=nic.device, mac=nic.mac, bridge=self._bridge)
+        return Attachment(device=nic.device, mac=nic.mac)
+
+    def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
+        if not nics:
+            return False
+        argv = ["sh", "-c", _MAKE, "sh", self._bridge, *switch.taps(nics)]
+        what = f"making ports on bridge {self._bridge}"
+        return bool(self._ssh.run(argv, stdin=firewall.replacement(nics).encode(), what=what))
+
+    def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
+        if not nics:
+            return []
+        # Without the table there is nothing to list; that nft is not there is told by the next who needs it.
+        argv = ["sh", "-c", "nft -j list table bridge vdc 2>/dev/null || true"]
+        listing = self._ssh.run(argv, what=f"reading the rules of bridge {self._bridge}").decode()
+        loose, ports = firewall.unguarded(nics, listing), set(self._ports())
+        return [nic.device for nic in nics if nic.device in loose or nic.device not in ports]
 
     def read_ports(self) -> list[str]:
         return [port for port in self._ports() if switch.is_ours(port)]
@@ -65,7 +100,8 @@ class BridgeNetwork:
         if not devices:
             return False
         argv = ["sh", "-c", _REMOVE, "sh", self._bridge, *(switch.ours(device) for device in devices)]
-        return bool(self._ssh.run(argv, what=f"removing ports from bridge {self._bridge}"))
+        what = f"removing ports from bridge {self._bridge}"
+        return bool(self._ssh.run(argv, stdin=firewall.removal(devices).encode(), what=what))
 
     def _ports(self) -> list[str]:
         argv = ["sh", "-c", _PORTS, "sh", self._bridge]

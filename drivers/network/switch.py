@@ -1,14 +1,55 @@
-"""What the network drivers share: names of uplinks and of our ports."""
+"""What the network drivers share: names of uplinks and of our ports, and the ports themselves.
+
+A port is made before its machine is: a tap device that stays while no domain uses it. So its rules are
+there before a guest is, wherever that is started, plugged in or migrated to; libvirt only opens it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from vdc.errors import Invalid
+from vdc.model import NicSpec
 
 _BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _OURS = re.compile(r"vd[0-9a-f]{10}-[0-9]")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+MAKE_TAPS = """
+# Of DEVICE/MAC...: make those that are not there, plug all in, bring all up.
+make_taps() {
+  read -r mtu < "/sys/class/net/$bridge/mtu"
+  commands='' made=''
+  for card; do
+    device=${card%/*}
+    if [ ! -e "/sys/class/net/$device" ]; then
+      made=made
+      commands="$commands
+tuntap add dev $device mode tap
+link set dev $device address ${card#*/} mtu $mtu"
+    fi
+    commands="$commands
+link set dev $device $master up"
+  done
+  ip -batch - <<END
+$commands
+END
+}
+"""
+"""Shell function; expects `$bridge` and `$master` (how to plug them in), and sets `$made` if it made any."""
+
+REMOVE_TAPS = """
+remove_taps() {
+  for port; do
+    [ -e "/sys/class/net/$port" ] || continue
+    # Somebody else may be faster: then it is gone, and not by us.
+    if ip link delete dev "$port"; then echo "$port"; else [ ! -e "/sys/class/net/$port" ]; fi
+  done
+}
+"""
+"""Shell function; prints those that it removed."""
 
 
 def bridge_of(uri: str) -> str:
@@ -29,3 +70,16 @@ def ours(device: str) -> str:
     if not is_ours(device):
         raise Invalid(f"{device!r} is not a network device of a machine of ours.")
     return device
+
+
+def mac_of(nic: NicSpec) -> str:
+    """The card's MAC as rules have it. Raises Invalid."""
+    mac = nic.mac.lower()
+    if not _MAC.fullmatch(mac):
+        raise Invalid(f"{nic.mac!r} is no MAC of a network card.")
+    return mac
+
+
+def taps(nics: Iterable[NicSpec]) -> list[str]:
+    """Arguments of `make_taps`. The host's end has a MAC of its own, so high that no bridge takes it."""
+    return [f"{ours(nic.device)}/fe{mac_of(nic)[2:]}" for nic in nics]

@@ -1,24 +1,106 @@
 """Virtual networks as VLANs on a host's Open vSwitch bridge: `vlan://ovsbr0`.
 
-libvirt plugs a card in with its VLAN tag, so there is nothing to make on a host for a network to exist;
-what must be there is the bridge, and a port in it which leads to the other hosts.
+Machines are on a bridge of ours, `vdc-ovsbr0`, which is joined to that one: what no flow of ours lets
+through it drops, also while nobody has told it anything (`fail_mode=secure`). The operator's bridge, which
+may carry the host's own address, forwards as it did::
+
+    guest -- vd0123456789-0 (tag 100) -- vdc-ovsbr0 == ovsbr0 -- the other hosts
+                                           flows      as it is
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 
 from drivers import ssh as ssh_module
 from drivers.contract import Access, NetworkCapabilities
-from drivers.network import switch
+from drivers.network import openflow, switch
 from drivers.ssh import Ssh
 from vdc.errors import DriverFailure, Invalid
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
 
 TRUST_S = 30.0
 """How long a bridge that was seen with its uplink is taken to be so."""
-_VSCTL = ("ovs-vsctl", "--timeout=10")
+NO_UPLINK = "no uplink"
+
+_ENSURE = """
+set -eu
+bridge=$1 inner=$2 inside=$3 outside=$4
+ports=$(ovs-vsctl --timeout=10 list-ports "$bridge")
+others=$(printf '%s\\n' "$ports" | grep -vx -e '' -e "$outside" -e 'vd[0-9a-f]\\{10\\}-[0-9]') || {
+  echo "no uplink"; exit 0
+}
+before=$(ovs-vsctl --timeout=10 list-br)
+kind=$(ovs-vsctl --timeout=10 get Bridge "$bridge" datapath_type)
+ovs-vsctl --timeout=10 -- --may-exist add-br "$inner" \
+  -- set Bridge "$inner" fail_mode=secure datapath_type="$kind" \
+  -- --may-exist add-port "$inner" "$inside" -- set Interface "$inside" type=patch options:peer="$outside" \
+  -- --may-exist add-port "$bridge" "$outside" -- set Interface "$outside" type=patch options:peer="$inside"
+ovs-ofctl add-flows "$inner" -
+printf '%s\\n' "$before" | grep -qx "$inner" || echo made
+"""
+
+_SEEN = """
+# What there is: "COUNT COOKIE DEVICE" of flows, "DEVICE,TAG" of ports.
+seen() {
+  ovs-vsctl --timeout=10 --format=csv --data=bare --no-headings --columns=name,tag list Port
+  ovs-ofctl --names --no-stats dump-flows "$inner" | sed -n \
+    's/^ *cookie=\\(0x[0-9a-f]*\\),.*in_port="\\{0,1\\}\\(vd[0-9a-f]*-[0-9]\\)[",].*/\\1 \\2/p' \
+    | sort | uniq -c | sed 's/^ *//'
+}
+"""
+
+_LOOK = (
+    "set -eu\n"
+    + _SEEN
+    + """
+inner=$1
+! ovs-vsctl --timeout=10 list-br | grep -qx "$inner" || seen
+"""
+)
+
+# The port comes before its flows, as these name it: until then it passes nothing.
+_MAKE = (
+    "set -eu\n"
+    + switch.MAKE_TAPS
+    + _SEEN
+    + """
+bridge=$1 inner=$2 taps=$3 wanted=$4; shift 4
+master=''
+make_taps $taps
+if [ -z "$made" ]; then
+  now=$(seen)
+  missing=$(printf '%s\\n' "$wanted" | while read -r line; do
+    printf '%s\\n' "$now" | grep -qxF -e "$line" || echo "$line"
+  done)
+  [ -n "$missing" ] || exit 0
+fi
+ovs-vsctl --timeout=10 "$@"
+ovs-ofctl --bundle add-flows "$inner" -
+echo made
+"""
+)
+
+_REMOVE = (
+    "set -eu\n"
+    + switch.REMOVE_TAPS
+    + """
+inner=$1 devices=$2; shift 2
+# One transaction and one process: it prints the names of those that are there, and removes them.
+found=$(ovs-vsctl --timeout=10 "$@" -- list-br)
+if printf '%s\\n' "$found" | grep -qx "$inner"; then ovs-ofctl add-flows "$inner" -; fi
+printf '%s\\n' "$found" | grep -x '"\\{0,1\\}vd[0-9a-f]\\{10\\}-[0-9]"\\{0,1\\}' || true
+remove_taps $devices
+"""
+)
+
+_PORTS = """
+set -eu
+ovs-vsctl --timeout=10 list-ports "$1"
+! ovs-vsctl --timeout=10 list-br | grep -qx "$2" || ovs-vsctl --timeout=10 list-ports "$2"
+"""
 
 
 class VlanNetwork:
@@ -30,12 +112,21 @@ class VlanNetwork:
         self._bridge = bridge
         self._ssh = ssh
         self._seen_at = -TRUST_S
+        digest = hashlib.sha256(bridge.encode()).hexdigest()
+        self._inner = f"vdc-{bridge}" if len(bridge) <= 11 else f"vdc-{digest[:11]}"
+        self._inside, self._outside = f"up-{digest[:8]}", f"vdc-{digest[:8]}"
 
     def ensure_network(self, vnet: VnetSpec) -> bool:
         _tag(vnet)
         if time.monotonic() - self._seen_at < TRUST_S:
             return False
-        if all(switch.is_ours(port) for port in self._ports()):
+        told = self._run(
+            _ENSURE,
+            [self._bridge, self._inner, self._inside, self._outside],
+            f"looking for the uplink of Open vSwitch bridge {self._bridge}",
+            stdin=self._uplink,
+        )
+        if NO_UPLINK in told:
             raise DriverFailure(
                 f"{self._ssh.name}: Open vSwitch bridge {self._bridge} has no uplink; machines of "
                 f"{vnet.name} on this host would reach no other host. Add one: "
@@ -43,39 +134,62 @@ class VlanNetwork:
                 host=self._ssh.name,
             )
         self._seen_at = time.monotonic()
-        return False
+        return "made" in told
 
     def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
+        _tag(vnet)
         # A switch in user space does not complete checksums and segments that a guest leaves to the card.
-        return Attachment(
-            device=nic.device,
-            mac=nic.mac,
-            bridge=self._bridge,
-            openvswitch=True,
-            vlan_id=_tag(vnet),
-            offloads=False,
+        return Attachment(device=nic.device, mac=nic.mac, offloads=False)
+
+    def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
+        if not nics:
+            return False
+        argv: list[str] = []
+        for nic in nics:
+            port, tag = switch.ours(nic.device), f"tag={_tag(nic.vnet)}"
+            argv += ["--", "--may-exist", "add-port", self._inner, port, "--", "set", "Port", port, tag]
+        told = self._run(
+            _MAKE,
+            [self._bridge, self._inner, " ".join(switch.taps(nics)), "\n".join(_wanted(nics)), *argv],
+            f"making ports on Open vSwitch bridge {self._inner}",
+            stdin=self._uplink + openflow.replacement(nics),
         )
+        return "made" in told
+
+    def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
+        if not nics:
+            return []
+        seen = set(self._run(_LOOK, [self._inner], f"reading the flows of {self._inner}"))
+        return [nic.device for nic in nics if not seen.issuperset(_wanted([nic]))]
 
     def read_ports(self) -> list[str]:
-        return [port for port in self._ports() if switch.is_ours(port)]
+        what = f"listing the ports of Open vSwitch bridge {self._bridge}"
+        ports = self._run(_PORTS, [self._bridge, self._inner], what)
+        return [port for port in ports if switch.is_ours(port)]
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
         if not devices:
             return False
-        # One transaction and one process: it prints the names of those that are there, and removes them.
-        argv = [*_VSCTL]
+        argv: list[str] = []
         for port in map(switch.ours, devices):
-            argv += ["--", "--if-exists", "get", "Port", port, "name"]
-            argv += ["--", "--if-exists", "del-port", self._bridge, port]
-        return bool(self._ssh.run(argv, what=f"removing ports from bridge {self._bridge}").strip())
+            argv += ["--", "--if-exists", "get", "Port", port, "name", "--", "--if-exists", "del-port", port]
+        flows = "".join(f"{openflow.removal(device)}\n" for device in devices)
+        what = f"removing ports from Open vSwitch bridge {self._inner}"
+        return bool(self._run(_REMOVE, [self._inner, " ".join(devices), *argv], what, stdin=flows))
 
-    def _ports(self) -> list[str]:
-        argv = [*_VSCTL, "list-ports", self._bridge]
-        return (
-            self._ssh.run(argv, what=f"listing the ports of Open vSwitch bridge {self._bridge}")
-            .decode()
-            .split()
-        )
+    @property
+    def _uplink(self) -> str:
+        return f"add {openflow.uplink_flow(self._inside)}\n"
+
+    def _run(self, script: str, argv: Sequence[str], what: str, stdin: str = "") -> list[str]:
+        """Lines that the script prints."""
+        told = self._ssh.run(["sh", "-c", script, "sh", *argv], stdin=stdin.encode(), what=what)
+        return told.decode().splitlines()
+
+
+def _wanted(nics: Sequence[NicSpec]) -> list[str]:
+    """What `seen` prints of cards that are as they should be."""
+    return [line for nic in nics for line in (f"{nic.device},{_tag(nic.vnet)}", openflow.present(nic))]
 
 
 def _tag(vnet: VnetSpec) -> int:

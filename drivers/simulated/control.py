@@ -253,7 +253,6 @@ class Simulation:
                 (state, domain, host, host),
             )
             _must_change(changed, f"domain {domain}")
-            db.execute("DELETE FROM ports WHERE domain = ? AND (? IS NULL OR host = ?)", (domain, host, host))
 
     def add_foreign_domain(self, host: str, name: str, state: str = "running") -> None:
         """A domain without our metadata, as somebody makes with virsh."""
@@ -277,6 +276,12 @@ class Simulation:
         """A port that no domain uses."""
         with self._db.transaction() as db:
             db.execute("INSERT INTO ports VALUES (?, ?, ?, '')", (host, device, switch))
+
+    def loosen_port(self, host: str, device: str) -> None:
+        """Somebody takes a port's rules away."""
+        with self._db.transaction() as db:
+            loosened = db.execute("UPDATE ports SET rules = '' WHERE host = ? AND device = ?", (host, device))
+            _must_change(loosened, f"port {device} on {host}")
 
     def copy_domain(self, name: str, source: str, target: str, state: str = "running") -> None:
         """The same domain on a second host too: what a failed fencing leaves behind."""
@@ -345,10 +350,6 @@ class Simulation:
         """Fail the n-th driver call from now (1 is the next one), whatever it is and whoever makes it."""
         moment = "after" if after else "halfway" if halfway else "before"
         self._add_fault("*", None, self.call_count() + n, 1, error, moment)
-
-    def leave_ports(self, times: int = 1, host: str | None = None) -> None:
-        """The next removals of a domain leave its ports on the switch, as when libvirtd is killed."""
-        self._add_fault("hypervisor.ensure_removed", host, None, times, "DriverFailure", "leave_ports")
 
     def _add_fault(
         self, call: str, host: str | None, at: int | None, times: int, error: str, moment: str
@@ -442,6 +443,10 @@ class Simulation:
         for host, device in self._all("SELECT host, device FROM ports ORDER BY host, device"):
             ports.setdefault(host, []).append(device)
         return {"domains": domains, "files": files, "ports": ports}
+
+    def loose_ports(self) -> list[str]:
+        """Devices without rules."""
+        return [row[0] for row in self._all("SELECT device FROM ports WHERE rules = '' ORDER BY device")]
 
     @property
     def _db(self) -> Datacenter:

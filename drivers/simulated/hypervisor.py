@@ -140,34 +140,21 @@ class SimulatedHypervisor:
             return True
 
     def _start(self, call: Call, name: str, spec: dict[str, Any]) -> None:
-        """What QEMU and the switch need before a guest runs; ports are added last."""
+        """What QEMU needs before a guest runs."""
         call.execute("DELETE FROM counters WHERE host = ? AND domain = ?", (self._host, name))
         call.execute("DELETE FROM memory_content WHERE host = ? AND domain = ?", (self._host, name))
         for path in spec["files"]:
             self._check_file(call, path)
-        self._add_ports(call, name, spec["nics"])
+        self._open_ports(call, spec["nics"])
         call.fail_if("halfway")
 
-    def _add_ports(self, call: Call, name: str, nics: list[dict[str, Any]]) -> None:
+    def _open_ports(self, call: Call, nics: list[dict[str, Any]]) -> None:
         for nic in nics:
-            network = (self._host, nic["bridge"], nic["vlan_id"] or 0)
-            if not call.one("SELECT 1 FROM networks WHERE host = ? AND switch = ? AND vlan_id = ?", network):
+            port = (self._host, nic["device"])
+            if not call.one("SELECT 1 FROM ports WHERE host = ? AND device = ?", port):
                 raise call.failure(
-                    f"Unable to add port {nic['device']} to {nic['bridge']}: no VLAN {nic['vlan_id']} here"
+                    f"target managed='no' but specified dev doesn't exist: port {nic['device']}"
                 )
-            user = call.one(
-                "SELECT p.domain FROM ports p JOIN domains d ON d.host = p.host AND d.name = p.domain"
-                " WHERE p.host = ? AND p.device = ? AND d.state IN ('running', 'paused') AND d.name <> ?",
-                (self._host, nic["device"], name),
-            )
-            if user:
-                raise call.failure(
-                    f"Unable to create tap device {nic['device']}: Device or resource busy ({user[0]})"
-                )
-            # A port left over from an earlier life is taken over, as ovs-vsctl --may-exist does.
-            call.execute(
-                "REPLACE INTO ports VALUES (?, ?, ?, ?)", (self._host, nic["device"], nic["bridge"], name)
-            )
 
     def _check_file(self, call: Call, path: str) -> None:
         """The file and all it is backed by must be there; half-written files have other names."""
@@ -310,7 +297,6 @@ class SimulatedHypervisor:
         call.execute("UPDATE domains SET state = ? WHERE host = ? AND name = ?", (state, self._host, name))
 
     def _forget(self, call: Call, name: str) -> None:
-        call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
         call.execute("DELETE FROM domains WHERE host = ? AND name = ?", (self._host, name))
 
     def read_shape(self, spec: DomainSpec) -> ShapeSeen:
@@ -360,7 +346,7 @@ class SimulatedHypervisor:
             if devices.has(call.execute, self._host, name, key):
                 return False
             if isinstance(device, Attachment):
-                self._add_ports(call, name, [_nic(device)])
+                self._open_ports(call, [_nic(device)])
             else:
                 self._check_file(call, device.path)
             call.fail_if("halfway")
@@ -377,8 +363,6 @@ class SimulatedHypervisor:
                     return False
                 devices.unplug(call.execute, self._host, name, key)
                 call.fail_if("halfway")
-            if isinstance(device, Attachment):
-                call.execute("DELETE FROM ports WHERE host = ? AND device = ?", (self._host, device.device))
             return True
 
     def refresh_seed(self, spec: DomainSpec) -> None:
@@ -442,7 +426,6 @@ class SimulatedHypervisor:
         return [place for place in places if call.one(there, place)]
 
     def _power_off(self, call: Call, name: str) -> None:
-        call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (self._host, name))
         self._set_state(call, name, "stopped")
 
     def ensure_removed(self, name: str) -> bool:
@@ -453,8 +436,6 @@ class SimulatedHypervisor:
                 return False
             if not row[0]:
                 raise call.failure(f"domain {name} is not ours and stays as it is")
-            if not call.has_fault("leave_ports"):
-                call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", where)
             if call.has_fault("halfway"):  # powered off, still defined
                 call.execute("UPDATE domains SET state = 'stopped' WHERE host = ? AND name = ?", where)
             call.fail_if("halfway")
@@ -472,7 +453,7 @@ def _encoded(spec: DomainSpec) -> str:
 
 
 def _nic(nic: Attachment) -> dict[str, Any]:
-    return {"device": nic.device, "bridge": nic.bridge, "vlan_id": nic.vlan_id, "mac": nic.mac}
+    return {"device": nic.device, "mac": nic.mac}
 
 
 def hypervisor_capabilities(uri: str) -> HypervisorCapabilities:

@@ -45,14 +45,39 @@ class SimulatedNetwork:
             )
 
     def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
-        vlan_id = self._vlan_id(vnet)
-        return Attachment(
-            device=nic.device,
-            mac=nic.mac,
-            bridge=self._switch,
-            openvswitch=vlan_id is not None,
-            vlan_id=vlan_id,
-        )
+        self._vlan_id(vnet)
+        return Attachment(device=nic.device, mac=nic.mac)
+
+    def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
+        if not nics:
+            return False
+        with self._call("ensure_ports", " ".join(ours(nic.device) for nic in nics)) as call:
+            made = 0
+            for nic in nics:
+                network = (self._host, self._switch, self._vlan_id(nic.vnet) or 0)
+                if not call.one(
+                    "SELECT 1 FROM networks WHERE host = ? AND switch = ? AND vlan_id = ?", network
+                ):
+                    raise call.failure(f"no VLAN {nic.vnet.vlan_id} on {self._switch}: no port {nic.device}")
+                made += call.execute(
+                    "INSERT INTO ports VALUES (?, ?, ?, ?) ON CONFLICT (host, device) DO UPDATE"
+                    " SET switch = excluded.switch, rules = excluded.rules"
+                    " WHERE switch <> excluded.switch OR rules <> excluded.rules",
+                    (self._host, nic.device, self._switch, self._rules(nic)),
+                ).rowcount
+                call.fail_if("halfway")
+            return made > 0
+
+    def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
+        if not nics:
+            return []
+        with self._call("read_unguarded") as call:
+            query = "SELECT device, rules FROM ports WHERE host = ? AND switch = ?"
+            seen = dict(call.execute(query, (self._host, self._switch)).fetchall())
+        return [nic.device for nic in nics if seen.get(nic.device) != self._rules(nic)]
+
+    def _rules(self, nic: NicSpec) -> str:
+        return f"{self._vlan_id(nic.vnet) or 0} {nic.mac} {nic.address}"
 
     def _vlan_id(self, vnet: VnetSpec) -> int | None:
         if self.capabilities.vlan and (vnet.vlan_id is None or not 1 <= vnet.vlan_id <= 4094):
@@ -75,9 +100,7 @@ class SimulatedNetwork:
             removed = 0
             for device in devices:
                 removed += call.execute(
-                    "DELETE FROM ports WHERE host = ? AND switch = ? AND device = ? AND NOT EXISTS (SELECT 1"
-                    " FROM domains d WHERE d.host = ports.host AND d.name = domain"
-                    " AND d.state IN ('running', 'paused'))",
+                    "DELETE FROM ports WHERE host = ? AND switch = ? AND device = ?",
                     (self._host, self._switch, device),
                 ).rowcount
             return removed > 0

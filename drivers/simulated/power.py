@@ -30,10 +30,9 @@ def hears(call: Call, host: str, name: str, timeout_s: float) -> bool:
 
 
 def off(call: Call, host: str, name: str, state: str = "stopped") -> bool:
-    """The domain's process ends, and its ports with it."""
+    """The domain's process ends; its ports stay."""
     before = state_of(call, host, name)
     call.execute("UPDATE domains SET state = ? WHERE host = ? AND name = ?", (state, host, name))
-    call.execute("DELETE FROM ports WHERE host = ? AND domain = ?", (host, name))
     return before != state
 
 

@@ -71,6 +71,8 @@ CALLS = (
     "datastore.check_disk",
     "datastore.read_sha256",
     "network.ensure_network",
+    "network.ensure_ports",
+    "network.read_unguarded",
     "network.read_ports",
     "network.ensure_ports_removed",
     "cloud.check_image",
@@ -131,8 +133,9 @@ CREATE TABLE uplinks(host TEXT NOT NULL, switch TEXT NOT NULL, PRIMARY KEY (host
 CREATE TABLE networks(
     host TEXT NOT NULL, switch TEXT NOT NULL, vlan_id INTEGER NOT NULL,
     PRIMARY KEY (host, switch, vlan_id)) WITHOUT ROWID;
+-- rules: VLAN, MAC and address that a port is for; empty where it passes nothing.
 CREATE TABLE ports(
-    host TEXT NOT NULL, device TEXT NOT NULL, switch TEXT NOT NULL, domain TEXT NOT NULL,
+    host TEXT NOT NULL, device TEXT NOT NULL, switch TEXT NOT NULL, rules TEXT NOT NULL,
     PRIMARY KEY (host, device)) WITHOUT ROWID;
 -- state 'incoming': the destination's copy of a machine that migrates; its guest does not run.
 CREATE TABLE domains(

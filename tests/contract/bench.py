@@ -69,6 +69,9 @@ class Hand(Protocol):
     def plant_port(self, device: str) -> None:
         """Plug a device, which no domain uses, into the switch."""
 
+    def loosen(self, device: str) -> None:
+        """Take the rules of a port away."""
+
     def plant_loose_bridge(self) -> str:
         """Make a bridge that leads nowhere; returns the URI of a network on it."""
 
@@ -123,6 +126,7 @@ class Bench:
         self._datastore_uri = datastore_uri
         self._network_uri = network_uri
         self._made: list[Machine] = []
+        self._plugged: list[tuple[Network, str]] = []
         self.source, self.image = _image(directory)
 
     def _drivers_on(self, host: HostRef, datastore_uri: str, network_uri: str) -> Drivers:
@@ -194,12 +198,21 @@ class Bench:
         self.drivers.datastore.ensure_image(self.image, self.source)
         self.drivers.datastore.ensure_disk(machine.disk)
         self.drivers.datastore.ensure_seed(machine.seed, b"seed" * 512)
-        self.drivers.network.ensure_network(machine.vnet)
+        self.plug_in(machine.nic)
         self.drivers.hypervisor.ensure_defined(machine.spec)
+
+    def plug_in(self, nic: NicSpec, on: Drivers | None = None) -> bool:
+        """Make the card's port, on this host or another one: whether this call did it. `close` removes it."""
+        network = (on or self.drivers).network
+        self._plugged.append((network, nic.device))
+        network.ensure_network(nic.vnet)
+        return network.ensure_ports([nic])
 
     def close(self) -> None:
         for machine in self._made:
             self.drivers.hypervisor.ensure_removed(machine.spec.name)
+        for network, device in self._plugged:
+            network.ensure_ports_removed([device])
         self.hand.close()
 
 

@@ -115,6 +115,12 @@ class LabHand:
             self._run("ip", "tuntap", "add", "dev", device, "mode", "tap")
             self._run("ip", "link", "set", device, "master", self._bridge)
 
+    def loosen(self, device: str) -> None:
+        if self._openvswitch:
+            self._run("ovs-ofctl", "del-flows", f"vdc-{self._bridge}", f"in_port={device}")
+        else:
+            self._run("nft", "delete", "element", "bridge", "vdc", "cards", f'{{ "{device}" }}')
+
     def plant_domain(self, name: str) -> None:
         self._domains.append(name)
         xml = (

@@ -63,6 +63,9 @@ class SimulatedHand:
     def plant_port(self, device: str) -> None:
         self._simulation.add_port("h1", "trunk0", device)
 
+    def loosen(self, device: str) -> None:
+        self._simulation.loosen_port("h1", device)
+
     def plant_loose_bridge(self) -> str:
         self._simulation.set_uplink("h1", "loose", False)
         return self._simulation.network_uri("loose")

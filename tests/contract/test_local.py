@@ -67,7 +67,7 @@ def test_a_disk_of_a_machine_that_is_off_is_copied_to_the_other_host(bench: Benc
     assert there.ensure_disk_from(machine.disk, bench.host)
     there.ensure_seed(machine.seed, b"seed" * 512)
     on = bench.on(bench.second_host())
-    on.network.ensure_network(machine.vnet)
+    bench.plug_in(machine.nic, on)
     on.hypervisor.ensure_defined(machine.spec)
     bench.drivers.hypervisor.ensure_removed(machine.spec.name)
     try:
@@ -94,7 +94,7 @@ def test_a_running_machine_takes_its_disk_along(bench: Bench) -> None:
     bench.hand.write_disk(machine.spec, 42)
     there.datastore.ensure_disk(machine.disk)
     there.datastore.ensure_seed(machine.seed, b"seed" * 512)
-    there.network.ensure_network(machine.vnet)
+    bench.plug_in(machine.nic, there)
     try:
         bench.drivers.hypervisor.ensure_migrated(
             machine.spec.name, destination, copy=(0,), timeout_s=TIMEOUT_S

@@ -46,8 +46,6 @@ def test_attachment_needs_no_host_and_names_card_and_network(bench: Bench) -> No
     network = bench.on(bench.unreachable_host()).network
     attachment = network.attachment(machine.vnet, machine.nic)
     assert (attachment.device, attachment.mac) == (machine.nic.device, machine.nic.mac)
-    assert attachment.vlan_id == machine.vnet.vlan_id
-    assert (attachment.vlan_id is not None) == network.capabilities.vlan
     assert attachment == bench.drivers.network.attachment(machine.vnet, machine.nic)
 
 
@@ -73,14 +71,57 @@ def test_ports_of_others_are_neither_listed_nor_removed(bench: Bench) -> None:
             network.ensure_ports_removed([device])
 
 
-def test_port_of_a_running_machine_comes_with_it_and_goes_with_it(bench: Bench) -> None:
+def test_port_of_a_machine_is_there_before_it_and_after_it(bench: Bench) -> None:
     machine, drivers = bench.machine(), bench.drivers
     bench.provide(machine)
+    for change in (
+        lambda: None,
+        lambda: drivers.hypervisor.ensure_started(machine.spec.name, paused=True),
+        lambda: drivers.hypervisor.ensure_removed(machine.spec.name),
+    ):
+        change()
+        assert machine.nic.device in drivers.network.read_ports()
+        assert drivers.network.read_unguarded([machine.nic]) == []
+    assert drivers.network.ensure_ports_removed([machine.nic.device])
     assert machine.nic.device not in drivers.network.read_ports()
-    drivers.hypervisor.ensure_started(machine.spec.name, paused=True)
-    assert machine.nic.device in drivers.network.read_ports()
-    drivers.hypervisor.ensure_removed(machine.spec.name)
-    assert machine.nic.device not in drivers.network.read_ports()
+
+
+def test_ports_are_made_once_with_their_rules_and_again_where_these_were_taken_away(bench: Bench) -> None:
+    network, nics = bench.drivers.network, [bench.machine().nic for _ in range(2)]
+    devices = [nic.device for nic in nics]
+    assert network.read_unguarded(nics) == devices
+    assert [bench.plug_in(nic) for nic in nics] == [True, True]
+    assert not network.ensure_ports(nics)
+    assert network.read_unguarded(nics) == []
+    assert set(devices) <= set(network.read_ports())
+
+    bench.hand.loosen(devices[0])
+    assert network.read_unguarded(nics) == devices[:1]
+    assert network.ensure_ports(nics)
+    assert network.read_unguarded(nics) == []
+
+    moved = replace(nics[0], address="10.99.0.77")
+    assert network.read_unguarded([moved]) == devices[:1], "its rules are another's"
+    assert network.ensure_ports([moved])
+    assert network.read_unguarded([moved, nics[1]]) == []
+
+    assert network.ensure_ports_removed(devices)
+    assert network.read_unguarded(nics) == devices
+    assert not network.ensure_ports([])
+    assert network.read_unguarded([]) == []
+
+
+def test_ports_of_what_is_no_card_of_ours_are_not_made(bench: Bench) -> None:
+    network, nic = bench.drivers.network, bench.machine().nic
+    network.ensure_network(nic.vnet)
+    with pytest.raises(Invalid, match="not a network device"):
+        network.ensure_ports([replace(nic, device="eth0")])
+
+
+def test_threads_make_ports_side_by_side(bench: Bench) -> None:
+    network, nics = bench.drivers.network, [bench.machine().nic for _ in range(THREADS)]
+    assert all(at_once(bench.plug_in, nics))
+    assert network.read_unguarded(nics) == []
 
 
 def test_threads_remove_ports_side_by_side(bench: Bench) -> None:
@@ -105,6 +146,8 @@ def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
         network.read_ports,
         lambda: network.ensure_network(bench.vnet()),
         lambda: network.ensure_ports_removed([bench.device()]),
+        lambda: network.ensure_ports([bench.machine().nic]),
+        lambda: network.read_unguarded([bench.machine().nic]),
     ):
         with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
             call()

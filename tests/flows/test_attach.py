@@ -216,6 +216,7 @@ def test_a_card_comes_with_its_address_and_port_and_goes_with_them(web: Site) ->
     run.attach_nic("web", "blue", "10.1.0.77")
     assert [c.call for c in web.sim.log(since=before)] == [
         "network.ensure_network",
+        "network.ensure_ports",
         "datastore.ensure_seed",
         "hypervisor.refresh_seed",
         "hypervisor.ensure_attached",
@@ -512,6 +513,7 @@ def test_what_could_not_be_attached_is_taken_back(
     ("call", "form"),
     [
         ("network.ensure_network", {}),
+        ("network.ensure_ports", {"halfway": True}),
         ("datastore.ensure_seed", {"after": True}),
         ("hypervisor.refresh_seed", {"error": "HostUnreachable", "times": 3}),
         ("hypervisor.ensure_attached", {"halfway": True}),

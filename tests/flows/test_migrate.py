@@ -22,6 +22,7 @@ from vdc.states import VmState
 
 CALLS = (
     ("h2", "network.ensure_network"),
+    ("h2", "network.ensure_ports"),
     ("h2", "datastore.read_files"),
     ("h1", "hypervisor.ensure_migrated"),
     ("h1", "hypervisor.ensure_settled"),
@@ -239,6 +240,9 @@ def test_a_failed_call_leaves_it_whole_on_one_host(web: Site, host: str, call: s
         or (form == "stops-halfway" and call in WITHOUT_MIDDLE)
     ):
         assert failed == ""
+        if web.sim.snapshot_state()["ports"].get("h1"):
+            assert call == "network.ensure_ports_removed"
+            assert [f.what for f in run.reconcile()] == ["port left by a migration"]
         whole(web, "h2", leases)
     else:
         assert failed.startswith("web stayed on host h1: Step '"), failed
@@ -295,7 +299,7 @@ def test_killed_before_each_call(web: Site, start: Processes, n: int, halfway: b
     web.sim.wait_until_held()
     child.kill()
     web.sim.clear()
-    moved = n > 4 and not halfway
+    moved = n > 5 and not halfway
     action = "migration finished" if moved else "migration did not happen; it is where it was"
     assert [(f.what, f.action) for f in run.reconcile()] == [("interrupted operation", action)]
     whole(web, "h2" if moved else "h1", leases)

@@ -16,6 +16,7 @@ from vdc.states import VmState
 
 CALLS = (
     ("h2", "network.ensure_network"),
+    ("h2", "network.ensure_ports"),
     ("h2", "datastore.read_files"),
     ("h2", "hypervisor.ensure_defined"),
     ("h1", "hypervisor.read_domain"),
@@ -111,6 +112,9 @@ def test_a_failed_call_leaves_one_definition(web: Site, host: str, call: str, fo
         run.migrate("web", "h2")
     else:
         assert failed == ""
+    if web.sim.snapshot_state()["ports"].get("h1"):
+        assert call == "network.ensure_ports_removed"
+        assert [f.what for f in run.reconcile()] == ["port left by a migration"]
     whole(web, "h2", leases, VmState.STOPPED)
     assert run.reconcile() == []
 
@@ -123,8 +127,8 @@ def test_killed_before_each_call(web: Site, start: Processes, n: int) -> None:
     web.sim.wait_until_held()
     child.kill()
     web.sim.clear()
-    # Up to the sixth call the source knows it still; the first one comes twice.
-    moved = n > 6
+    # Up to the seventh call the source knows it still; the first one comes twice.
+    moved = n > 7
     action = DONE if moved else "migration did not happen; it is where it was"
     assert [(f.what, f.action) for f in run.reconcile()] == [("interrupted operation", action)]
     whole(web, "h2" if moved else "h1", leases, VmState.STOPPED)

@@ -56,6 +56,7 @@ def intact(site: Site, host: str, leases: list[str], state: VmState = VmState.RU
 BEFORE = (
     ("h1", "hypervisor.ensure_settled"),
     *[("h2", "network.ensure_network")] * 2,
+    ("h2", "network.ensure_ports"),
 )
 AFTER = (
     ("h1", "hypervisor.ensure_settled"),
@@ -86,10 +87,11 @@ STOPPED = (
 RESTARTED = (
     *BEFORE,
     ("h1", "hypervisor.ensure_shut_down"),
-    *STOPPED[3:8],
+    *STOPPED[4:9],
     ("h2", "hypervisor.ensure_started"),
-    *STOPPED[8:10],
+    *STOPPED[9:11],
     AFTER[0],
+    *BEFORE[1:],
     ("h2", "hypervisor.ensure_started"),
     *AFTER[1:],
 )
@@ -221,7 +223,7 @@ def test_a_failed_call_leaves_it_whole_on_one_host(
 
 @pytest.mark.parametrize(
     ("how", "n", "ends"),
-    [("live", 8, "h1"), ("live", 9, "h2"), ("cold", 8, "h1"), ("cold", 10, "h1"), ("cold", 11, "h2")],
+    [("live", 9, "h1"), ("live", 10, "h2"), ("cold", 9, "h1"), ("cold", 11, "h1"), ("cold", 12, "h2")],
 )
 def test_killed_before_a_call_it_is_whole_on_one_host(
     web: Site, start: Processes, how: str, n: int, ends: str

@@ -19,14 +19,15 @@ from vdc.inventory import read_session
 from vdc.schema import Operation, Vm
 from vdc.states import OPERATIONS, Desired, VmState
 
+PORTS = ["network.ensure_network"] * 2 + ["network.ensure_ports"]
 CALLS = {
-    "start": ["network.ensure_network"] * 2 + ["hypervisor.ensure_defined", "hypervisor.ensure_started"],
+    "start": [*PORTS, "hypervisor.ensure_defined", "hypervisor.ensure_started"],
     "stop": ["hypervisor.ensure_shut_down"],
     "stop --hard": ["hypervisor.ensure_stopped"],
     "reboot": ["hypervisor.read_domain", "hypervisor.reboot"],
     "reset": ["hypervisor.read_domain", "hypervisor.reset"],
     "pause": ["hypervisor.ensure_paused"],
-    "resume": ["network.ensure_network"] * 2 + ["hypervisor.ensure_started"],
+    "resume": [*PORTS, "hypervisor.ensure_started"],
     "suspend": ["hypervisor.ensure_suspended"],
 }
 """Driver calls of each verb, in order; the machine has two cards."""

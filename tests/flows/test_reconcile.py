@@ -199,6 +199,34 @@ def test_only_one_reconcile_at_a_time(web: Site, start: Processes) -> None:
     assert run.reconcile() == []
 
 
+def test_rules_that_somebody_took_from_a_port_are_put_back(web: Site) -> None:
+    nics = web.spec("web-1").nics
+    web.sim.loosen_port("h1", nics[1].device)
+    assert run.reconcile() == [Finding("port without its rules", "vm/web-1", "h1", "restored")]
+    web.assert_agrees()
+    assert run.reconcile() == []
+
+
+def test_ports_of_a_machine_that_is_off_are_made_when_it_starts(web: Site) -> None:
+    run.power("stop", "web-1")
+    web.sim.host_down("h1", domains="die")
+    web.sim.host_up("h1")
+    assert "h1" not in web.sim.snapshot_state()["ports"], "a reboot forgets them"
+    assert run.reconcile() == []
+    run.power("start", "web-1")
+    web.assert_agrees()
+
+
+def test_a_port_that_a_migration_left_is_removed(web: Site) -> None:
+    web.sim.fail_next("network.ensure_ports_removed", host="h1")
+    run.migrate("web-1", "h2")
+    left = [nic.device for nic in web.spec("web-1").nics]
+    assert web.sim.snapshot_state()["ports"]["h1"] == left
+    assert run.reconcile() == [Finding("port left by a migration", "vm/web-1", "h1", "removed")]
+    web.assert_agrees()
+    assert run.reconcile() == []
+
+
 def test_a_machine_that_is_worked_on_is_passed_over(web: Site, start: Processes) -> None:
     web.sim.hold("network.ensure_ports_removed", deadline_s=120)
     child = start.start(run.terminate, "web-1", operation_lease_s=3600)

@@ -27,7 +27,7 @@ from vdc.schema import Cloud, Snapshot, Vm
 from vdc.states import VmState
 
 MAKING = ("hypervisor.ensure_snapshot", "hypervisor.read_snapshots")
-REVERTING = ("network.ensure_network", "network.ensure_network", "hypervisor.ensure_reverted")
+REVERTING = (*["network.ensure_network"] * 2, "network.ensure_ports", "hypervisor.ensure_reverted")
 DELETING = ("hypervisor.ensure_snapshot_removed",)
 
 

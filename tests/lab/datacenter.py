@@ -18,7 +18,7 @@ from vdc.inventory import read_session, write_session
 from vdc.model import nic_device
 from vdc.schema import Nic, Operation, Vm, Volume
 from vdc.settings import Settings
-from vdc.states import HOLDING, VmState
+from vdc.states import HOLDING
 
 VLAN = 300
 
@@ -54,7 +54,7 @@ class Datacenter:
         return {
             port
             for h in self.lab.lab.hosts
-            for port in self.on_host(h.name, "ovs-vsctl", "list-ports", "ovsbr0").split()
+            for port in self.on_host(h.name, "ls", "/sys/class/net").split()
             if re.fullmatch(r"vd[0-9a-f]{10}-\d", port)
         }
 
@@ -72,8 +72,7 @@ class Datacenter:
                 spec = specs.load(vm.spec)
                 expected[spec.host.name].add(spec.domain)
                 files |= {spec.seed_file, *(d.file for d in spec.disks)}
-                if vm.state in (VmState.RUNNING, VmState.PAUSED):
-                    ports |= {nic_device(vm.id, n.index) for n in spec.nics}
+                ports |= {nic_device(vm.id, n.index) for n in spec.nics}
             files |= {volume.file for volume in session.query(Volume).filter(Volume.state == "kept")}
             addresses = [(nic.vnet_id, nic.address) for nic in session.query(Nic)]
             assert len(set(addresses)) == len(addresses) == sum(len(specs.load(vm.spec).nics) for vm in live)

@@ -88,10 +88,12 @@ def machine(lab: LabAccess, tmp_path: Path) -> Iterator[Machine]:
         datastore.ensure_disk(disk)
         datastore.ensure_seed(seed_file(vm_id), bytes(65536))
         network.ensure_network(VNET)
+        network.ensure_ports([nic])
         hypervisor.ensure_defined(spec)
         yield Machine(lab, hypervisor, datastore, network, image, disk, spec)
     finally:
         hypervisor.ensure_removed(spec.name)
+        network.ensure_ports_removed([nic.device])
         datastore.ensure_removed([disk.file, seed_file(vm_id), image.file])
 
 
@@ -130,7 +132,9 @@ def test_card_is_plugged_into_its_vlan(machine: Machine) -> None:
     assert machine.on_host("ovs-vsctl", "--timeout=5", "get", "port", device, "tag").strip() == "123"
 
     machine.hypervisor.ensure_removed(machine.spec.name)
-    assert device not in machine.network.read_ports()
+    assert machine.network.ensure_ports_removed([device])
+    assert device not in machine.on_host("ls", "/sys/class/net").split()
+    assert machine.on_host("ovs-ofctl", "--names", "dump-flows", "vdc-ovsbr0").count(device) == 0
 
 
 def test_changed_description_is_defined_anew(machine: Machine) -> None:

@@ -12,7 +12,7 @@ from lxml import etree
 from drivers.hypervisor import domain_xml
 from tests.requires import missing
 from vdc.errors import Invalid
-from vdc.model import Attachment, DiskAttachment, DomainSpec, nic_device
+from vdc.model import Attachment, DiskAttachment, DomainSpec, Uplink, nic_device
 
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 VM_ID = "5f6497f5-f9c0-4bca-b054-d73d9ce81d8b"
@@ -40,8 +40,7 @@ def domain(disks: int = 1, nics: int = 1, *, seed: bool = True, **changes: objec
         disks=tuple(DiskAttachment(f"/srv/vdc/disk{i}", ("qcow2", "raw")[i % 2], i) for i in range(disks)),
         seed_path="/srv/vdc/seed.iso" if seed else None,
         nics=tuple(
-            Attachment(nic_device(VM_ID, i), f"52:54:00:00:00:0{i}", "ovsbr0", True, 100 + i, False)
-            for i in range(nics)
+            Attachment(nic_device(VM_ID, i), f"52:54:00:00:00:0{i}", offloads=False) for i in range(nics)
         ),
     )
     return replace(spec, **changes)  # type: ignore[arg-type]
@@ -127,24 +126,26 @@ def test_hash_tells_descriptions_apart() -> None:
     assert domain_xml.build(base) == domain_xml.build(domain())
 
 
-def test_card_on_open_vswitch_carries_its_vlan_and_leaves_nothing_to_the_switch() -> None:
+def test_card_is_on_the_port_that_was_made_and_leaves_nothing_to_the_switch() -> None:
     card = etree.fromstring(domain_xml.build(domain())).find("devices/interface")
 
     assert card is not None
-    assert card.find("virtualport").get("type") == "openvswitch"  # type: ignore[union-attr]
-    assert card.find("vlan/tag").get("id") == "100"  # type: ignore[union-attr]
+    assert card.get("type") == "ethernet"
     assert card.find("target").get("dev") == nic_device(VM_ID, 0)  # type: ignore[union-attr]
+    assert card.find("target").get("managed") == "no"  # type: ignore[union-attr]
     assert card.find("driver/host").get("csum") == "off"  # type: ignore[union-attr]
     assert card.find("driver/guest").get("tso4") == "off"  # type: ignore[union-attr]
 
 
-def test_card_on_a_plain_bridge_is_plain(schema: etree.RelaxNG) -> None:
-    plain = Attachment(nic_device(VM_ID, 0), "52:54:00:00:00:01", "br0")
+def test_card_that_libvirt_is_to_plug_in_says_where(schema: etree.RelaxNG) -> None:
+    plain = Attachment(nic_device(VM_ID, 0), "52:54:00:00:00:01", uplink=Uplink("br0"))
+    tagged = Attachment(nic_device(VM_ID, 1), "52:54:00:00:00:02", uplink=Uplink("ovsbr0", 100))
 
-    card = check(schema, replace(domain(), nics=(plain,))).find("devices/interface")
+    cards = check(schema, replace(domain(), nics=(plain, tagged))).findall("devices/interface")
 
-    assert card is not None
-    assert [child.tag for child in card] == ["mac", "source", "target", "model"]
+    assert [child.tag for child in cards[0]] == ["mac", "source", "target", "model"]
+    assert cards[1].find("virtualport").get("type") == "openvswitch"  # type: ignore[union-attr]
+    assert cards[1].find("vlan/tag").get("id") == "100"  # type: ignore[union-attr]
 
 
 def test_screen_is_not_open_to_the_network() -> None:

@@ -77,6 +77,7 @@ class Machine:
         self.datastore.ensure_disk(self.disk)
         self.datastore.ensure_seed(self.seed, b"seed")
         self.network.ensure_network(self.vnet)
+        self.network.ensure_ports([self.nic])
         self.hypervisor.ensure_defined(self.spec)
         self.hypervisor.ensure_started(self.spec.name)
 
@@ -98,7 +99,7 @@ def in_other_process(sim: Simulation, code: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("how", ["before", "halfway", "after"])
-@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize("step", range(1, 8))
 def test_whatever_step_of_a_deployment_fails_teardown_restores_the_baseline(
     sim: Simulation, tmp_path: Path, step: int, how: str
 ) -> None:
@@ -157,16 +158,15 @@ def test_start_is_refused_until_disk_backing_seed_and_network_are_there(
     repairs: list[Callable[[], bool]] = [
         lambda: machine.datastore.ensure_image(IMAGE, source) and machine.datastore.ensure_disk(machine.disk),
         lambda: machine.datastore.ensure_seed(machine.seed, b"seed"),
-        lambda: machine.network.ensure_network(machine.vnet),
+        lambda: machine.network.ensure_network(machine.vnet) and machine.network.ensure_ports([machine.nic]),
         lambda: machine.datastore.ensure_removed([IMAGE.file]),
         lambda: machine.datastore.ensure_image(IMAGE, source),
     ]
-    complaints = ["disk0", "seed", "VLAN 100", "", "image-i1"]
+    complaints = ["disk0", "seed", machine.nic.device, "", "image-i1"]
     for complaint, repair in zip(complaints, repairs, strict=True):
         if complaint:
             with pytest.raises(DriverFailure, match=complaint):
                 machine.hypervisor.ensure_started(machine.spec.name)
-            assert machine.network.read_ports() == []
         assert repair()
     assert machine.hypervisor.ensure_started(machine.spec.name)
     assert machine.network.read_ports() == [machine.nic.device]
@@ -192,27 +192,16 @@ def test_a_host_that_is_down_cannot_be_reached_and_its_domains_live_or_die(
     assert (seen.state, machine.network.read_ports()) == ("stopped", [])
 
 
-def test_guests_that_stop_or_crash_free_their_ports_and_start_again(sim: Simulation, tmp_path: Path) -> None:
+def test_guests_that_stop_or_crash_keep_their_ports_and_start_again(sim: Simulation, tmp_path: Path) -> None:
     machine = Machine(sim)
     machine.deploy(tmp_path / "image")
     for hurt, state in ((sim.guest_shutdown, "stopped"), (sim.crash, "crashed")):
         hurt(machine.spec.name)
         assert sim.snapshot_state()["domains"] == {"h1": {machine.spec.name: state}}
-        assert machine.network.read_ports() == []
+        assert machine.network.read_ports() == [machine.nic.device]
         assert machine.hypervisor.ensure_started(machine.spec.name)
     with pytest.raises(NotFound):
         sim.crash("vm-nobody")
-
-
-def test_ports_left_behind_can_be_removed_later(sim: Simulation, tmp_path: Path) -> None:
-    machine = Machine(sim)
-    machine.deploy(tmp_path / "image")
-    assert machine.network.ensure_ports_removed([machine.nic.device]) is False  # in use
-    sim.leave_ports()
-    machine.hypervisor.ensure_removed(machine.spec.name)
-    assert machine.network.read_ports() == [machine.nic.device]
-    assert machine.network.ensure_ports_removed([machine.nic.device])
-    assert machine.network.read_ports() == []
 
 
 def test_the_same_domain_may_run_on_two_hosts(sim: Simulation, tmp_path: Path) -> None:
