@@ -23,6 +23,11 @@ __all__ = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, so that at the end no process has one of them and the others nothing."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Prefect is bound to a server when it is imported, and the tests' server does not run yet."""
     if "prefect" in sys.modules:

@@ -44,7 +44,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     os.environ.pop("VDC_PREFECT_API_URL", None)
     of_server = load()
     try:
-        _give_database(of_server)
+        give_database(of_server)
         server.ensure_started(of_server)
         prefect_objects.ensure_objects(of_server)
         yield of_server
@@ -57,7 +57,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
                 os.environ[name] = value
 
 
-def _give_database(of_server: Settings) -> None:
+def give_database(of_server: Settings) -> None:
     """What a first start and `ensure_objects` make, from a copy that is kept: it takes half a minute.
 
     A first start as an operator has it: tests/flows/test_control.py, tests/lab/test_docs.py.

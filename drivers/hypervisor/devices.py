@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.2
 ASK_AGAIN_S = 5.0
 """A guest that was still booting has not heard the first question."""
+TRAY_TRIES = 5
 
 _STILL_ASKED = (
     libvirt.VIR_ERR_OPERATION_TIMEOUT,
@@ -94,8 +95,15 @@ def refresh_seed(conn: libvirt.virConnect, spec: DomainSpec) -> None:
     if not spec.seed_path or not domain.isActive():
         return
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    domain.updateDeviceFlags(domain_xml.seed(spec.seed_path, empty=True), flags)
-    domain.updateDeviceFlags(domain_xml.seed(spec.seed_path), flags)
+    for tries_left in reversed(range(TRAY_TRIES)):
+        try:
+            domain.updateDeviceFlags(domain_xml.seed(spec.seed_path, empty=True), flags)
+            domain.updateDeviceFlags(domain_xml.seed(spec.seed_path), flags)
+            return
+        except libvirt.libvirtError as error:
+            # The guest reads it, and closed the tray between libvirt's opening it and changing the disc.
+            if not tries_left or "Tray of the device is not open" not in str(error):
+                raise
 
 
 def _devices(domain: libvirt.virDomain) -> etree._Element:

@@ -11,7 +11,7 @@ import pytest
 from deployments.control import health
 from vdc.settings import Settings
 
-pytestmark = [pytest.mark.prefect, pytest.mark.alone]
+pytestmark = pytest.mark.prefect
 
 
 def _shown(settings: Settings, key: str) -> list[dict[str, Any]]:

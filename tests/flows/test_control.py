@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from deployments.control.process import Daemon, start_time
 from tests.flows.operator import Operator
 
-pytestmark = [pytest.mark.prefect, pytest.mark.alone, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -48,7 +48,6 @@ def test_into_service_and_out_again(operator: Operator) -> None:
     assert (first["hosts"], first["vms"], first["open_operations"]) == (0, 0, 0)
     assert (operator.home / "ssh" / "id_ed25519").exists()
 
-    assert _seconds(lambda: operator.done("up")) < 2
     assert "already" in operator.done("up")
     assert operator.pid() == first["server"]["pid"]
 
@@ -101,16 +100,6 @@ def test_a_recycled_process_id_is_left_alone(operator: Operator) -> None:
                 assert somebody.poll() is None
         finally:
             somebody.kill()
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    """The best of five: what else runs on the machine is not ours to measure."""
-    seen = []
-    for _ in range(5):
-        begun = time.monotonic()
-        action()
-        seen.append(time.monotonic() - begun)
-    return min(seen)
 
 
 def _using(home: Path) -> list[str]:

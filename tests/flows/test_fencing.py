@@ -26,7 +26,7 @@ from vdc.requests import DeployRequest
 from vdc.schema import Operation, utc_now
 from vdc.states import VmState
 
-pytestmark = [pytest.mark.prefect, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 
 def _stop(site: Site, child: Child) -> None:
@@ -124,6 +124,7 @@ def test_a_late_call_of_a_removed_machine_is_cleaned_up(site: Site, start: Proce
     assert site.snapshot() == before
 
 
+@pytest.mark.prefect
 def test_a_stopped_termination_removes_nothing_that_was_made_since(site: Site, start: Processes) -> None:
     run.deploy(count=1, name="web")
     site.sim.hold("network.ensure_ports_removed")
@@ -140,6 +141,7 @@ def test_a_stopped_termination_removes_nothing_that_was_made_since(site: Site, s
     site.assert_agrees()
 
 
+@pytest.mark.prefect
 def test_a_stopped_process_that_nobody_replaced_goes_on(site: Site, start: Processes) -> None:
     site.sim.hold("ensure_disk")
     child = start.start(run.deploy_request, {"name": "web"})
@@ -174,6 +176,7 @@ def _claim(site: Site, flow_run_id: str | None, name: str = "web") -> object:
         ).batch
 
 
+@pytest.mark.prefect
 def test_a_retry_of_the_same_flow_run_adopts_its_operation(site: Site) -> None:
     run_id = "0d4f8a3e-0000-4000-8000-000000000001"
     first, again = _claim(site, run_id), _claim(site, run_id)

@@ -41,8 +41,6 @@ from vdc.tariff import Shares, Tariff
 from vdc.tariff_file import Version
 from vdc.tariffs import add_tariff, read_book
 
-pytestmark = pytest.mark.prefect
-
 OCTOBER = Month.parse("2026-10")
 PRICES = Tariff(
     vcpu_hour=Decimal(10),

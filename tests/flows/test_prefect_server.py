@@ -17,7 +17,7 @@ from tests.prefect_fixture import free_port
 from vdc.errors import Unready
 from vdc.settings import Settings
 
-pytestmark = [pytest.mark.prefect, pytest.mark.alone, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
 FLOW = """
 import logging

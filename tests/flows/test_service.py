@@ -18,13 +18,14 @@ from deployments.catalogue import CATALOGUE
 from deployments.control import health
 from tests.flows.operator import Operator
 from tests.flows.site import Site
+from tests.prefect_fixture import give_database
 from vdc.access import PREFECT_UI, SCHEDULE
 from vdc.inventory import read_session
 from vdc.schema import Operation, utc_now
 from vdc.settings import Settings
 from vdc.states import VmState
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DEADLINE_S = 120.0
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Service:
         self.operator.env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "3"
         self.site = Site.create(home, f"sqlite:///{home / 'inventory.db'}")
         self._settings = Settings(home=home, prefect_port=int(self.operator.env["VDC_PREFECT_PORT"]))
+        give_database(self._settings)
 
     def call(self, path: str, body: Any = None) -> Any:
         return health.call(self._settings, path, body, timeout_s=30)

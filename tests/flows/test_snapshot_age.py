@@ -27,8 +27,6 @@ from vdc.tariff import Tariff
 from vdc.tariff_file import Version
 from vdc.tariffs import add_tariff
 
-pytestmark = pytest.mark.prefect
-
 START = datetime(2026, 10, 5, 12, tzinfo=UTC)
 
 
@@ -87,6 +85,7 @@ def _sweep() -> list[tuple[str, str]]:
     return [(one.label, one.outcome) for one in run.sweep_snapshots()]
 
 
+@pytest.mark.prefect
 def test_what_is_over_goes_by_the_ordinary_operation_and_the_rest_stays(
     web: Site, calendar: Calendar
 ) -> None:

@@ -14,7 +14,7 @@ from deployments.guests.tiny import ensure_tiny
 from deployments.lab import control
 from deployments.lab.leftovers import interfaces, leftovers
 from deployments.lab.state import Lab
-from tests.lab.datacenter import clean, datacenter  # noqa: F401 - fixtures
+from tests.lab.datacenter import clean, datacenter, enrolled  # noqa: F401 - fixtures
 from tests.lab.guests import GuestMaker, wait_for
 from tests.lab_fixture import require_lab
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from tests.lab_fixture import LabAccess
 from vdc import catalog, inventory
 from vdc.inventory import read_session, write_session
 from vdc.model import nic_device
-from vdc.schema import Nic, Operation, Vm, Volume
+from vdc.schema import Image, Nic, Operation, Vm, Volume
 from vdc.settings import Settings
 from vdc.states import HOLDING
 
@@ -85,45 +88,72 @@ class Datacenter:
             return [vm.name for vm in session.query(Vm).filter(Vm.state.in_(HOLDING))]
 
 
+@pytest.fixture(scope="session")
+def enrolled(
+    lab: LabAccess, prefect_client: Settings, tiny_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An inventory that knows the lab's hosts and has an image, a VLAN and a template: to be copied."""
+    file = tmp_path_factory.mktemp("enrolled") / "inventory.db"
+    url = f"sqlite:///{file}"
+    inventory.migrate(url)
+    with _working_on(url, lab, prefect_client):
+        _furnish(url, lab, tiny_image)
+    inventory.engine(url).dispose()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file
+
+
+def _working_on(url: str, lab: LabAccess, prefect: Settings) -> AbstractContextManager[object]:
+    """The settings of a process that works on the inventory."""
+    home = lab.access.key_file.parent.parent
+    values = {"home": home, "prefect_api_url": prefect.api_url, "database_url": url, "retries": 1}
+    return settings(**values, operation_lease_s=5)
+
+
+def _furnish(url: str, lab: LabAccess, tiny_image: Path) -> None:
+    with write_session(url) as session:
+        catalog.create_datastore(
+            session, "shared", "qcow2:///srv/vdc/shared", disk_format="qcow2", actor="test"
+        )
+    for host in lab.lab.hosts:
+        run.enroll_host(
+            name=host.name,
+            uri=host.uri,
+            host_key=host.fingerprint,
+            domain_type="qemu",
+            migration_address=host.migration_address,
+            cpu_overcommit=8,
+        )
+    run.import_image(file=str(tiny_image), name="tiny", datastore="shared")
+    with write_session(url) as session:
+        catalog.create_vnet(
+            session,
+            "blue",
+            uri="vlan://ovsbr0",
+            needs_vlan=True,
+            vlan_id=VLAN,
+            cidr="10.3.0.0/24",
+            actor="test",
+        )
+        catalog.create_template(
+            session, "tiny", image="tiny", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
+        )
+
+
 @pytest.fixture(scope="module")
 def datacenter(
-    lab: LabAccess, prefect_client: Settings, tiny_image: Path, tmp_path_factory: pytest.TempPathFactory
+    enrolled: Path, lab: LabAccess, prefect_client: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Datacenter]:
-    # What inventories of earlier tests knew, this one does not.
-    for file in [f for f in lab.lab.datastore.iterdir() if f.is_file()]:
-        file.unlink()
-    url = f"sqlite:///{tmp_path_factory.mktemp('inventory') / 'inventory.db'}"
-    inventory.migrate(url)
-    home = lab.access.key_file.parent.parent
-    values = {"home": home, "prefect_api_url": prefect_client.api_url, "database_url": url, "retries": 1}
-    with settings(**values, operation_lease_s=5):
-        with write_session(url) as session:
-            catalog.create_datastore(
-                session, "shared", "qcow2:///srv/vdc/shared", disk_format="qcow2", actor="test"
-            )
-        for host in lab.lab.hosts:
-            run.enroll_host(
-                name=host.name,
-                uri=host.uri,
-                host_key=host.fingerprint,
-                domain_type="qemu",
-                migration_address=host.migration_address,
-                cpu_overcommit=8,
-            )
-        run.import_image(file=str(tiny_image), name="tiny", datastore="shared")
-        with write_session(url) as session:
-            catalog.create_vnet(
-                session,
-                "blue",
-                uri="vlan://ovsbr0",
-                needs_vlan=True,
-                vlan_id=VLAN,
-                cidr="10.3.0.0/24",
-                actor="test",
-            )
-            catalog.create_template(
-                session, "tiny", image="tiny", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
-            )
+    """What the tests of other modules made, this one does not know."""
+    file = tmp_path_factory.mktemp("inventory") / "inventory.db"
+    shutil.copyfile(enrolled, file)
+    url = f"sqlite:///{file}"
+    with read_session(url) as session:
+        images = {image.file for image in session.query(Image)}
+    for other in [f for f in lab.lab.datastore.iterdir() if f.is_file() and f.name not in images]:
+        other.unlink()
+    with _working_on(url, lab, prefect_client):
         yield Datacenter(lab, url)
 
 

@@ -27,7 +27,7 @@ from vdc.states import HOLDING
 
 __all__ = ["start"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
 
 SMALL_MIB = 48
 SMALL = "/srv/vdc/small"

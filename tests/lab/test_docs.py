@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.lab_fixture import require_lab
-from tests.prefect_fixture import free_port
+from tests.prefect_fixture import free_port, give_database
+from vdc.settings import Settings
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.alone,
     pytest.mark.prefect,
     pytest.mark.slow,
     pytest.mark.timeout(600),
@@ -47,6 +47,7 @@ def newcomer(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_every_command_of_the_first_steps_works(newcomer: dict[str, str]) -> None:
+    give_database(Settings(home=Path(newcomer["VDC_HOME"]), prefect_port=int(newcomer["VDC_PREFECT_PORT"])))
     blocks = re.findall(r"```console\n(.*?)```", (CHECKOUT / "docs/first-steps.md").read_text(), re.DOTALL)
     commands = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) > 25
@@ -67,6 +68,7 @@ def test_every_command_of_the_first_steps_works(newcomer: dict[str, str]) -> Non
     assert {line.split()[3] for line in ends[:2]} == {"h1", "h2"}, "the group keeps them apart"
 
 
+@pytest.mark.alone
 def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[str, str]) -> None:
     from deployments.lab.leftovers import leftovers
 

@@ -19,7 +19,7 @@ from vdc.errors import OperationFailed
 from vdc.inventory import read_session, write_session
 from vdc.schema import Vm
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
 
 RUNNING = ("web-1", "web-2", "web-3")
 

@@ -21,7 +21,7 @@ from vdc.inventory import read_session
 from vdc.schema import Vm
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(300)]
 
 KILLED_TIMES = 5
 

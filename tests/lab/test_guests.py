@@ -15,7 +15,7 @@ from tests.lab.guests import BOOT_TIMEOUT_S, GuestMaker, flat, nic, says, vlan, 
 from tests.lab.test_lab import CHECKOUT
 from vdc.model import ContextSpec
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def ssh(own_lab: Lab, probe: Probe, address: str, command: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from vdc.schema import Image, Template
 
 __all__ = ["guest", "start"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
 
 KILLED_TIMES = 4
 

@@ -29,7 +29,7 @@ from vdc.schema import Image, Sample, Snapshot, UsageEvent, Vm
 from vdc.tariff_file import load_version
 from vdc.tariffs import add_tariff
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
 
 MADRID = ZoneInfo("Europe/Madrid")
 TARIFF = """

@@ -23,7 +23,7 @@ from vdc.inventory import read_session, write_session
 from vdc.schema import Nic, Operation, Vm
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
 
 
 @dataclass
