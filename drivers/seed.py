@@ -74,10 +74,18 @@ def _meta_data(context: ContextSpec, instance_id: str) -> str:
     )
 
 
+_GROW = """\
+growpart:
+  mode: "auto"
+  devices: ["/"]
+resize_rootfs: true"""
+"""Said, not left to the image: cloud-init does both at each boot, so that a disk which was grown is used."""
+
+
 def _user_data(context: ContextSpec) -> str:
     """`disable_root: false` gives the keys to root as well as to the image's default user."""
     hostname = _line(context.hostname, "hostname")
-    lines = ["#cloud-config", f"hostname: {hostname}", "disable_root: false", "ssh_pwauth: false"]
+    lines = ["#cloud-config", f"hostname: {hostname}", "disable_root: false", "ssh_pwauth: false", _GROW]
     if context.ssh_keys:
         lines.append("ssh_authorized_keys:")
         lines.extend(f"  - {_line(key, 'SSH key')}" for key in context.ssh_keys)

@@ -72,6 +72,13 @@ def test_identity_and_keys() -> None:
     assert told["user-data"]["disable_root"] is False
 
 
+def test_the_root_file_system_grows_with_the_disk() -> None:
+    """As cloud-init's modules growpart and resizefs read it."""
+    told = parsed()["user-data"]
+    assert told["growpart"] == {"mode": "auto", "devices": ["/"]}
+    assert told["resize_rootfs"] is True
+
+
 def test_cards_are_matched_by_mac_and_only_one_gets_the_default_route() -> None:
     cards = parsed()["network-config"]["ethernets"]
     assert cards["nic0"] == {
@@ -120,7 +127,8 @@ printable = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filte
 def test_nothing_printable_breaks_out_of_its_field(hostname: str, key: str) -> None:
     files = seed.seed_files(ContextSpec(hostname, (key,)), "i", NICS)
     user = yaml.safe_load(files["user-data"])
-    assert set(user) == {"hostname", "disable_root", "ssh_pwauth", "ssh_authorized_keys"}
+    keys = {"hostname", "disable_root", "ssh_pwauth", "growpart", "resize_rootfs", "ssh_authorized_keys"}
+    assert set(user) == keys
     assert user["ssh_authorized_keys"] == [key]
     assert yaml.safe_load(files["meta-data"]) == {"instance-id": "i", "local-hostname": hostname}
 
