@@ -49,6 +49,7 @@ CATALOGUE = (
     Row("import-image", "flows.import_image.import_image"),
     Row("save-as", "flows.save_image.save_as"),
     Row("clone-image", "flows.save_image.clone_image"),
+    Row("switch-image", "flows.switch_image.switch_image"),
     Row("delete-image", "flows.delete_image.delete_image"),
     Row("onboard-tenant", "flows.onboard_tenant.onboard_tenant"),
     Row("offboard-tenant", "flows.offboard_tenant.offboard_tenant"),

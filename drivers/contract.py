@@ -288,6 +288,13 @@ class Datastore(Protocol):
     def ensure_removed(self, files: Sequence[str]) -> bool:
         """Remove these files and half-written forms of them."""
 
+    def ensure_renamed(self, file: str, to: str, *, writable: bool) -> bool:
+        """Call a file otherwise; `writable`: by its owner, else by nobody. False if it was called so.
+
+        No byte is copied, and nothing is overwritten. Raises DriverFailure where neither name is there, or
+        both are.
+        """
+
     def check_disk(self, file: str) -> list[str]:
         """What is wrong inside a disk, as far as its format tells; empty: nothing.
 

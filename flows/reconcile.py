@@ -24,6 +24,7 @@ from tasks.converging import (
     remove_unfinished_snapshots,
     remove_unfinished_volumes,
     settle,
+    switch_unfinished_images,
 )
 from tasks.environment import environment
 from vdc import reconciliation
@@ -62,6 +63,7 @@ def reconcile() -> list[Finding]:
         findings += finish_devices(world, since)
         findings += remove_unfinished_volumes(since)
         findings += remove_unfinished_images(since)
+        findings += switch_unfinished_images(since)
         findings += clean(differences.leftover, [host for host, _ in places.hosts], since)
         findings += clean_copies(differences.copies, [host for host, _ in places.hosts], since)
         findings += clean_ports(differences.strays, [host for host, _ in places.hosts], since)

@@ -15,6 +15,7 @@ from tasks.attaching import remove_and_record as remove_volume
 from tasks.batches import claimed, fenced, read, recorded
 from tasks.fanout import Record, Recorder, act_on_each
 from tasks.images import remove_and_record as remove_and_record_image
+from tasks.images import switch_and_record
 from tasks.machines import guard_vm, provision_vm, teardown_vm, unplug_vm
 from tasks.migration import settle_and_record
 from tasks.observation import observe_datastore, observe_host
@@ -30,6 +31,7 @@ from vdc.claims.batch import Batch, Machine
 from vdc.claims.hold import claim_due
 from vdc.claims.images import IMPORT, ImageClaim
 from vdc.claims.migrate import Move
+from vdc.claims.persistence import Switch
 from vdc.claims.resize import Resize
 from vdc.claims.saving import SavingClaim
 from vdc.claims.scale_test import machines_left, take_over_machines
@@ -77,6 +79,7 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
         for machine in machines
     ]
     findings += [_finish_image(image, fence, "interrupted operation") for image in dead.images]
+    findings += [_finish_switch(asked, fence, "interrupted operation") for asked in dead.renamed]
     findings += [_finish_saving(saving, fence) for saving in dead.savings]
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
     findings += _finish_switching(dead.switched, fence)
@@ -263,6 +266,23 @@ def remove_unfinished_images(since: datetime) -> list[Finding]:
     claims = claimed(reconciliation.claim_unfinished_images, since=since)
     with fenced(*(image.claim for image in claims)) as fence:
         return [_finish_image(image, fence, "unfinished removal") for image in claims]
+
+
+def switch_unfinished_images(since: datetime) -> list[Finding]:
+    """Rename the files of images that were to become persistent, or golden again, and could not yet."""
+    claims = claimed(reconciliation.claim_unfinished_switches, since=since)
+    with fenced(*(asked.claim for asked in claims)) as fence:
+        return [_finish_switch(asked, fence, "unfinished change") for asked in claims]
+
+
+def _finish_switch(asked: Switch, fence: Fence, found: str) -> Finding:
+    try:
+        switch_and_record(asked, fence)
+    except VdcError as error:
+        action = f"not finished yet: {error}"
+    else:
+        action = asked.said
+    return Finding(found, f"image/{asked.made.name}", asked.made.target.host.name, action)
 
 
 def _finish_image(image: ImageClaim, fence: Fence, found: str) -> Finding:

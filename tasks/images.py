@@ -14,8 +14,10 @@ from tasks.batches import recorded
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.images import ImageClaim, ImageTarget, record_removed, record_unfinished
+from vdc.claims.persistence import Switch, record_switched
+from vdc.claims.persistence import record_unfinished as record_unswitched
 from vdc.errors import HostUnreachable, Superseded, VdcError
-from vdc.model import HostRef
+from vdc.model import HostRef, ImageSeen
 from vdc.operations import Claim, Fence
 
 
@@ -72,6 +74,35 @@ def remove_and_record(image: ImageClaim, fence: Fence, why: str = "") -> None:
         recorded(record_unfinished, image, f"{why} {error}".strip())
         raise
     recorded(record_removed, image, why)
+
+
+@task(name="switch-image", task_run_name="rename {asked.made.name}", **retrying())
+def switch_image(asked: Switch, fence: Fence) -> ImageSeen | None:
+    """Rename an image's file, by whichever host answers; what a golden one is then, is read."""
+    away: HostUnreachable | None = None
+    for host in (asked.made.target.host, *asked.made.target.others):
+        store, file = store_of(asked.made.target, host), asked.made.image.file
+        try:
+            fence.check(asked.claim)
+            store.ensure_renamed(asked.was, file, writable=asked.persistent)
+            fence.check(asked.claim)
+            return None if asked.persistent else store.read_image(asked.made.image)
+        except HostUnreachable as error:
+            away = away or error
+    assert away is not None, "there is a host"
+    raise away
+
+
+def switch_and_record(asked: Switch, fence: Fence) -> None:
+    """Rename an image's file, and write that down. Raises what `switch_image` raises: reconcile goes on."""
+    try:
+        seen = switch_image(asked, fence)
+    except Superseded:
+        raise
+    except VdcError as error:
+        recorded(record_unswitched, asked, str(error))
+        raise
+    recorded(record_switched, asked, seen)
 
 
 def take_back(removal: Callable[[str], None], failure: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -9,16 +10,21 @@ from functools import partial
 from prefect import task
 
 from drivers import registry
+from drivers.contract import Datastore
 from drivers.seed import build_seed
 from tasks import cloud_machines, timing
+from tasks.batches import recorded
 from tasks.domains import domain_spec
 from tasks.environment import environment
 from tasks.retrying import retrying
 from vdc.claims.batch import Machine
-from vdc.errors import Superseded, VdcError
-from vdc.model import NicSpec, VmSpec
+from vdc.claims.persistent_disks import record_size
+from vdc.errors import DriverFailure, Superseded, VdcError
+from vdc.model import DiskSpec, NicSpec, VmSpec
 from vdc.operations import Fence
 from vdc.schema import utc_now
+
+log = logging.getLogger(__name__)
 
 Call = Callable[[], object]
 Step = Callable[[VmSpec], Iterator[Call]]
@@ -41,7 +47,17 @@ def ensure_disks(spec: VmSpec) -> Iterator[Call]:
     access = environment().access
     for disk in spec.disks:
         store = registry.datastore(disk.datastore_uri, spec.host, access)
-        yield partial(store.ensure_disk, disk)
+        if disk.persistent:
+            # Never made: an empty one in its place would hide that what was written is lost.
+            yield partial(_require, store, disk)
+        else:
+            yield partial(store.ensure_disk, disk)
+
+
+def _require(store: Datastore, disk: DiskSpec) -> None:
+    """Raise DriverFailure where a persistent image is not there."""
+    if disk.file not in store.read_files():
+        raise DriverFailure(f"{store.path(disk.file)}, a persistent image, is not there: No such file.")
 
 
 def ensure_seed(spec: VmSpec) -> Iterator[Call]:
@@ -77,11 +93,30 @@ def remove_ports(spec: VmSpec) -> Iterator[Call]:
 
 
 def files_of(spec: VmSpec) -> dict[str, list[str]]:
-    """Names of a machine's files, by the URI of their datastore."""
+    """Names of a machine's files, by the URI of their datastore; a persistent image is not its own."""
     files: dict[str, list[str]] = {spec.seed_datastore_uri: [spec.seed_file]}
     for disk in spec.disks:
+        if disk.persistent:
+            continue
         files.setdefault(disk.datastore_uri, []).append(disk.file)
     return files
+
+
+def _measure_kept(spec: VmSpec) -> Iterator[Call]:
+    """What stays takes what its guest has written: it is charged as an image from now on."""
+    for disk in spec.disks:
+        if disk.persistent:
+            store = registry.datastore(disk.datastore_uri, spec.host, environment().access)
+            yield partial(_measure, store, disk)
+
+
+def _measure(store: Datastore, disk: DiskSpec) -> None:
+    size = store.read_files().get(disk.file)
+    if size is None:
+        # Its machine must go all the same; whoever wants another one of it is told.
+        log.warning("%s, a persistent image, is not there.", store.path(disk.file))
+        return
+    recorded(record_size, disk.file, -(-size // 2**20))
 
 
 def _remove_files(spec: VmSpec) -> Iterator[Call]:
@@ -101,6 +136,7 @@ PROVISION: Mapping[str, Step] = {
 TEARDOWN: Mapping[str, Step] = {
     "remove domain": _remove_domain,
     "remove ports": remove_ports,
+    "measure persistent image": _measure_kept,
     "remove files": _remove_files,
 }
 

@@ -86,7 +86,7 @@ RULES = (
     Rule("disk", ("remove",), NONE, TENANT, OWN),
     Rule("image", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("image", ("clone",), NONE, TENANT_SHARED, TENANT_SHARED),
-    Rule("image", ("delete", "share", "unshare"), NONE, TENANT, OWN),
+    Rule("image", ("delete", "share", "unshare", "persistent", "nonpersistent"), NONE, TENANT, OWN),
     Rule("image", ("publish", "unpublish"), NONE, TENANT, NONE),
     Rule("template", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("template", ("create", "delete", "share", "unshare"), NONE, TENANT, OWN),

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from vdc import operations
 from vdc.claims.deploy import check_usable
 from vdc.cloud_prices import PriceList
-from vdc.errors import Conflict, Invalid
+from vdc.errors import Conflict, Invalid, InvalidState
 from vdc.names import find, require_new
 from vdc.operations import Opening
 from vdc.schema import Cloud, CloudImage, CloudPrice, Image, new_id
@@ -44,6 +44,8 @@ def map_image(session: Session, image: str, cloud: str, ami: str, *, actor: str)
     """Say what `image` is called in `cloud`; False where it was so already. Raises Refused."""
     row, there = find(session, Image, "image", image), find(session, Cloud, "cloud", cloud)
     check_usable(session, row)
+    if row.persistent:
+        raise InvalidState(f"Image {image} is persistent, and is here: its machine cannot burst.")
     known = session.get(CloudImage, (row.id, there.id))
     if known is not None and known.ami == ami:
         return False

@@ -35,6 +35,11 @@ def image_file(image_id: str, extension: str) -> str:
     return f"image-{image_id}.{extension}"
 
 
+def persistent_file(image_id: str, extension: str) -> str:
+    """File name of an image that a machine writes to."""
+    return f"image-{image_id}-persistent.{extension}"
+
+
 def volume_file(volume_id: str, extension: str) -> str:
     """File name of a disk that was attached to a machine, and may outlive it."""
     return f"volume-{volume_id}.{extension}"
@@ -102,6 +107,8 @@ class DiskSpec:
     size_mib: int
     image: ImageSpec | None = None
     name: str = ROOT
+    persistent: bool = False
+    """The file is a persistent image's: it is there before the machine, and stays when that goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from vdc.claims.attach import Plug, without
 from vdc.claims.hold import Released
+from vdc.claims.persistent_disks import image_of
 from vdc.claims.power import BECOMES
 from vdc.claims.resize import NOW, Resize, resized
 from vdc.claims.saving import SavingClaim
@@ -41,6 +42,7 @@ CHARGED_AS = {
 
 UNCHANGED = "A tariff knows no hosts and no datastores."
 IMAGE_SIZE = "By the size that the image has when it is stored; at most this."
+KEPT_IMAGE = "Its disk, a persistent image, stays, and is charged as an image of the size that it has then."
 MEMORY_SIZE = "By what the memory takes when it is written; at most this."
 
 
@@ -114,7 +116,15 @@ def moving_costs(prices: Prices, machines: Sequence[VmSpec]) -> list[Cost]:
 def ending_costs(prices: Prices, ids: Sequence[str]) -> list[Cost]:
     """Of machines that are removed, with their disks, snapshots and addresses."""
     now, whose = vm_levels(prices.session, ids), _tenants(prices.session, ids)
-    return [prices.cost(whose[vm_id], [now.get(vm_id)], []) for vm_id in ids]
+    return [_ending(prices, whose[vm_id], vm_id, now.get(vm_id)) for vm_id in ids]
+
+
+def _ending(prices: Prices, tenant_id: str, vm_id: str, level: Level | None) -> Cost:
+    image = image_of(prices.session, vm_id)
+    if image is None or level is None:
+        return prices.cost(tenant_id, [level], [])
+    stored = _image(tenant_id, image.virtual_size_mib)
+    return prices.cost(tenant_id, [level], [stored], at_most=True, note=KEPT_IMAGE)
 
 
 def marking_costs(prices: Prices, ids: Sequence[str], was: Mapping[str, Level]) -> list[Cost]:
@@ -250,6 +260,12 @@ def image_end_cost(prices: Prices, image: Image) -> Cost:
     if image.tenant_id is None:
         return image_cost(prices, None, 0)
     return prices.cost(image.tenant_id, [image_levels(prices.session, [image.id]).get(image.id)], [])
+
+
+def unchanged_image_cost(prices: Prices, image: Image) -> Cost:
+    """Of an image that is called otherwise: what is charged of it stays."""
+    level = image_levels(prices.session, [image.id]).get(image.id)
+    return prices.cost(image.tenant_id, [level], [level]) if image.tenant_id else image_cost(prices, None, 0)
 
 
 def volume_end_cost(prices: Prices, volume: Volume) -> Cost:

@@ -14,7 +14,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from vdc import operations, specs
-from vdc.claims import attach, saving, volumes
+from vdc.claims import attach, persistence, saving, volumes
 from vdc.claims import images as image_claims
 from vdc.claims.attach import Plug
 from vdc.claims.batch import Batch, Machine, failure_of, mark_failing, open_batch
@@ -22,6 +22,7 @@ from vdc.claims.deploy import host_ref, vnet_spec
 from vdc.claims.images import ImageClaim
 from vdc.claims.migrate import Move, migrating, move_of
 from vdc.claims.next_start import take_next
+from vdc.claims.persistence import Switch
 from vdc.claims.power import BECOMES
 from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.saving import SavingClaim
@@ -135,6 +136,8 @@ class Dead:
     savings: tuple[SavingClaim, ...] = ()
     plugs: tuple[Plug, ...] = ()
     volumes: tuple[Removal, ...] = ()
+    renamed: tuple[Switch, ...] = ()
+    """Images that become persistent, or golden again."""
 
     @property
     def claims(self) -> list[Claim]:
@@ -148,6 +151,7 @@ class Dead:
             *(s.claim for s in self.savings),
             *(p.claim for p in self.plugs),
             *(v.claim for v in self.volumes),
+            *(r.claim for r in self.renamed),
             *self.others,
             *self.batches,
             *self.tests,
@@ -178,6 +182,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
     savings: list[SavingClaim] = []
     plugs: list[Plug] = []
     kept: list[Removal] = []
+    renamed: list[Switch] = []
     claims: dict[str, list[Claim]] = {"batch": [], "scale-test": [], "other": []}
     rows = session.scalars(select(Operation).where(Operation.finished_at.is_(None))).all()
     for row in operations.takeable(rows, lease_s):
@@ -196,6 +201,9 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             continue
         if row.kind in (saving.SAVE, saving.CLONE):
             savings.append(saving.adopt(session, row))
+            continue
+        if kind == "image" and row.kind in (persistence.PERSISTENT, persistence.GOLDEN):
+            renamed.append(persistence.adopt(session, row))
             continue
         if kind == "image":
             images.append(image_claims.adopt(session, row))
@@ -233,6 +241,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(savings),
         tuple(plugs),
         tuple(kept),
+        tuple(renamed),
     )
 
 
@@ -708,6 +717,18 @@ def claim_unfinished_images(
             claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
             claims.append(image_claims.leaving(session, image, claim, image_claims.DELETE))
     return claims
+
+
+def claim_unfinished_switches(
+    session: Session, *, since: datetime, actor: str, flow_run_id: str | None = None
+) -> list[Switch]:
+    """Open an operation on each image whose file was to be renamed and could not be."""
+    query = select(Image).where(Image.state == persistence.CHANGING).order_by(Image.name)
+    return [
+        persistence.reopen(session, image, actor, flow_run_id)
+        for image in session.scalars(query)
+        if _untouched(session, image.id, since)
+    ]
 
 
 def adopt_states(

@@ -15,6 +15,7 @@ from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from vdc import specs
+from vdc.claims import persistent_disks
 from vdc.claims.attach import Plug, find_device, without
 from vdc.claims.burst import PROVIDER
 from vdc.claims.resize import Resize, changes, resized, size_of
@@ -147,8 +148,16 @@ def record_provisioned(session: Session, outcomes: Sequence[Outcome]) -> list[Ou
             .values(state=VmState(start), observed=start, observed_at=utc_now())
         )
         _write_events(session, made, ("created",) if start == "stopped" else ("created", "started"))
+        for image, outcome in _persistent(session, made):
+            persistent_disks.record_taken(session, image, outcome.claim)
     _close(session, ours)
     return ours
+
+
+def _persistent(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Image, Outcome]]:
+    """The machines of them whose disk is a persistent image, with that."""
+    some = [o for o in outcomes if any(disk.persistent for disk in o.spec.disks)]
+    return [(image, o) for o in some if (image := persistent_disks.image_of(session, o.spec.vm_id))]
 
 
 def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
@@ -189,6 +198,8 @@ def record_terminated(session: Session, outcomes: Sequence[Outcome]) -> list[Out
     gone = [o for o in ours if not o.error]
     begun = with_event(session, [o.spec.vm_id for o in gone], "created")
     _write_events(session, [o for o in gone if o.spec.vm_id in begun], ("terminated",))
+    for image, outcome in _persistent(session, [o for o in gone if o.spec.vm_id in begun]):
+        persistent_disks.record_left(session, image, outcome.claim)
     of_vm = {o.spec.vm_id: o for o in gone}
     query = select(Volume, Disk.vm_id).join(Disk, Disk.volume_id == Volume.id).where(Disk.vm_id.in_(of_vm))
     for volume, vm_id in session.execute(query).all():
@@ -327,6 +338,7 @@ def record_resized(session: Session, done: Resize, has: Size | None, at: datetim
     vm.next_memory_mib = later.memory_mib if later and later.memory_mib != has.memory_mib else None
     first = update(Disk).where(Disk.vm_id == vm.id, Disk.index == spec.disks[0].index)
     session.execute(first.values(size_mib=has.disk_mib))
+    persistent_disks.record_grown(session, vm.id, has.disk_mib)
 
 
 def record_attached(session: Session, done: Plug, at: datetime, error: str = "") -> None:

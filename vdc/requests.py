@@ -334,6 +334,13 @@ class DeleteImageRequest(Request):
     image: str = Field(description="Name of the image.")
 
 
+class SwitchImageRequest(Request):
+    """Let one machine at a time write to an image, or let nobody write to it any more."""
+
+    image: str = Field(description="Name of the image.")
+    persistent: bool = Field(description="Whether it keeps what its machine writes.")
+
+
 class OnboardTenantRequest(Request):
     """Make a tenant what its file says."""
 

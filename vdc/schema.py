@@ -259,9 +259,10 @@ class HostDatastore(Base):
 
 
 class Image(Base):
-    """`state`: `importing`, `saving` (made of a disk or of another image), `ready` or `deleting`.
+    """`state`: `importing`, `saving` (made of a disk or of another image), `ready`, `changing` (becoming
+    persistent, or no longer) or `deleting`.
 
-    One that is `deleting` and has no operation open could not be removed yet: reconcile goes on.
+    One that is `deleting` or `changing` and has no operation open was not finished: reconcile goes on.
     """
 
     __tablename__ = "images"
@@ -285,6 +286,8 @@ class Image(Base):
     """Of the file that was given to the import; of one that was saved here, of what is stored."""
     iso: Mapped[bool] = mapped_column(default=False)
     """An ISO 9660 image, stored as it is: it may be put into a drive."""
+    persistent: Mapped[bool] = mapped_column(default=False)
+    """It is one machine's disk, which keeps what is written to it (vdc/claims/persistence.py)."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -70,7 +70,10 @@ def record_address_use(session: Session, nic: Nic, claim: Claim, kind: str, at: 
 
 
 def record_image_use(session: Session, image: Image, claim: Claim, kind: str, at: datetime) -> None:
-    """An image that is a tenant's is `stored`, or `removed` where it had been; the site's own pay nothing."""
+    """An image that is a tenant's is `stored`, or `removed` where it had been; the site's own pay nothing.
+
+    `attached`: a machine has it, and pays for it as its disk.
+    """
     there = select(UsageEvent.id).where(UsageEvent.image_id == image.id, UsageEvent.kind == "stored")
     if image.tenant_id is None or (kind == "removed" and session.scalars(there).first() is None):
         return
@@ -84,7 +87,7 @@ def record_image_use(session: Session, image: Image, claim: Claim, kind: str, at
             at=at,
             vcpu=0,
             memory_mib=0,
-            disk_mib=image.size_mib,
+            disk_mib=0 if kind == "attached" else image.size_mib,
             host="",
             provider=IMAGE,
         )

@@ -150,15 +150,16 @@ def machines_to_check(session: Session) -> list[MachineToCheck]:
 
 
 def images_to_check(session: Session) -> list[ImageToCheck]:
-    """Images that are whole, by name."""
+    """Images that are whole and that nobody writes to, by name."""
     hosts: dict[str, list[HostRef]] = {}
     mounts = select(HostDatastore.datastore_id, Host).join(Host, Host.id == HostDatastore.host_id)
     for datastore_id, host in session.execute(mounts.order_by(Host.name)):
         hosts.setdefault(datastore_id, []).append(host_ref(host))
     query = select(Image, Datastore.uri).join(Datastore, Datastore.id == Image.datastore_id)
+    query = query.where(Image.state == "ready", Image.persistent.is_(False)).order_by(Image.name)
     return [
         ImageToCheck(image.name, uri, image.file, tuple(hosts.get(image.datastore_id, ())))
-        for image, uri in session.execute(query.where(Image.state == "ready").order_by(Image.name))
+        for image, uri in session.execute(query)
     ]
 
 

@@ -105,6 +105,21 @@ rm -fv -- "$@"
 )
 
 
+# In one file system a rename is one act: there is the one name or the other.
+_RENAME = (
+    _ENTER
+    + """
+answer=found
+if [ -e "$2" ]; then
+  if [ -e "$3" ]; then echo "$3 is there too" >&2; exit 1; fi
+  mv -n -- "$2" "$3"
+  answer=made
+fi
+chmod "$4" -- "$3"
+echo "$answer"
+"""
+)
+
 _SHA256 = _ENTER + 'sha256sum < "$2"'
 
 MISSING = "there is no such file"
@@ -279,6 +294,12 @@ def ensure_removed(ssh: Ssh, directory: str, files: Sequence[str]) -> bool:
         return False
     what = f"removing {', '.join(names[:5])}{' and more' if len(names) > 5 else ''} from {directory}"
     return bool(script(ssh, _REMOVE, directory, *names, what=what))
+
+
+def ensure_renamed(ssh: Ssh, directory: str, file: str, to: str, *, writable: bool) -> bool:
+    what = f"renaming {file} to {to} in {directory}"
+    mode = "600" if writable else "444"
+    return made(ssh, what, script(ssh, _RENAME, directory, plain(file), plain(to), mode, what=what))
 
 
 def exists(ssh: Ssh, directory: str, file: str) -> bool:

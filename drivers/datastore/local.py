@@ -136,6 +136,9 @@ class LocalDatastore:
                 removed |= self._drop(name)
         return removed
 
+    def ensure_renamed(self, file: str, to: str, *, writable: bool) -> bool:
+        return self._own.ensure_renamed(file, to, writable=writable)
+
     def check_disk(self, file: str) -> list[str]:
         return self._own.check_disk(file)
 

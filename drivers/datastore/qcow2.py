@@ -93,6 +93,9 @@ class Qcow2Datastore:
     def ensure_removed(self, names: Sequence[str]) -> bool:
         return files.ensure_removed(self._ssh, self._directory, names)
 
+    def ensure_renamed(self, file: str, to: str, *, writable: bool) -> bool:
+        return files.ensure_renamed(self._ssh, self._directory, file, to, writable=writable)
+
     def check_disk(self, file: str) -> list[str]:
         what = f"checking {file} in {self._directory}"
         answer = files.script(

@@ -87,6 +87,9 @@ class RawDatastore:
     def ensure_removed(self, names: Sequence[str]) -> bool:
         return files.ensure_removed(self._ssh, self._directory, names)
 
+    def ensure_renamed(self, file: str, to: str, *, writable: bool) -> bool:
+        return files.ensure_renamed(self._ssh, self._directory, file, to, writable=writable)
+
     def check_disk(self, file: str) -> list[str]:
         """The bytes of a raw disk are its guest's alone: it is there, or it is not."""
         return [] if files.exists(self._ssh, self._directory, file) else [files.MISSING]

@@ -267,6 +267,20 @@ class Simulation:
             row = (datastore, host, file, size)
             db.execute("INSERT INTO files(datastore, host, name, size) VALUES (?, ?, ?, ?)", row)
 
+    def remove_file(self, datastore: str, file: str, host: str = "") -> None:
+        """Somebody's `rm`."""
+        with self._db.transaction() as db:
+            row = (datastore, host, file)
+            gone = db.execute("DELETE FROM files WHERE datastore = ? AND host = ? AND name = ?", row)
+            _must_change(gone, f"file {file}")
+
+    def grow_file(self, datastore: str, file: str, size: int, host: str = "") -> None:
+        """What a guest has written takes room."""
+        with self._db.transaction() as db:
+            row = (size, datastore, host, file)
+            grown = db.execute("UPDATE files SET size = ? WHERE datastore = ? AND host = ? AND name = ?", row)
+            _must_change(grown, f"file {file}")
+
     def damage(self, datastore: str, file: str, problem: str, host: str = "") -> None:
         """Bytes of the file are not what they were; `problem` is what a check of it tells."""
         with self._db.transaction() as db:

@@ -226,6 +226,25 @@ class SimulatedDatastore:
                     removed |= call.execute(kept, (self._name, file)).rowcount > 0
             return removed
 
+    def ensure_renamed(self, file: str, to: str, *, writable: bool) -> bool:
+        _plain(file), _plain(to)
+        with self._call("ensure_renamed", f"{file} {to}") as call:
+            there, done = self._has(call, file), self._has(call, to)
+            if there and done:
+                raise call.failure(f"{to} is there too")
+            if not there and not done:
+                raise call.failure(f"chmod: cannot access '{to}': No such file or directory")
+            if done:
+                return False
+            where = (*self._key, file)
+            call.execute(
+                "UPDATE files SET name = ? WHERE datastore = ? AND host = ? AND name = ?", (to, *where)
+            )
+            call.execute(
+                "UPDATE disk_content SET file = ? WHERE datastore = ? AND host = ? AND file = ?", (to, *where)
+            )
+            return True
+
     def check_disk(self, file: str) -> list[str]:
         path = self.path(file)
         with self._call("check_disk", file) as call:

@@ -64,6 +64,7 @@ CALLS = (
     "datastore.ensure_image",
     "datastore.ensure_image_from",
     "datastore.read_image",
+    "datastore.ensure_renamed",
     "datastore.ensure_disk",
     "datastore.ensure_disk_from",
     "datastore.ensure_seed",

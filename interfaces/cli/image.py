@@ -42,6 +42,7 @@ def list_(as_json: bool) -> None:
             "state",
             "tenant",
             "published",
+            "persistent",
             "datastore",
             "format",
             "virtual_size_mib",
@@ -75,6 +76,7 @@ def show(name: str, as_json: bool) -> None:
         "state",
         "tenant",
         "published",
+        "persistent",
         "datastore",
         "file",
         "format",
@@ -221,6 +223,58 @@ def clone(name: str, new: str, tenant: str, only_plan: bool, as_json: bool) -> N
         return clone_image
 
     plan_or_run(load_flow, request, asked, [], cost, as_json)
+
+
+def _switching(verb: str, persistent: bool, text: str) -> click.Command:
+    @click.command(verb, help=text)
+    @click.argument("name")
+    @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
+    @json_option
+    def command(name: str, only_plan: bool, as_json: bool) -> None:
+        from interfaces.cli.running import run_flow
+        from vdc.claims.persistence import claim_switch
+        from vdc.plan_costs import unchanged_image_cost
+        from vdc.requests import SwitchImageRequest
+        from vdc.schema import Image
+
+        request = SwitchImageRequest(image=name, persistent=persistent)
+        with writing(commit=False) as session:
+            asked = claim_switch(session, request, actor=actor())
+            image = session.get_one(Image, asked.made.image.image_id)
+            cost = unchanged_image_cost(prices(session), image)
+        if only_plan:
+            if as_json:
+                plan = {"name": name, "file": asked.was, "to": asked.made.image.file}
+                print_json(plan | {"host": asked.made.target.host.name} | cost_keys(cost))
+                return
+            print_line(f"Would rename {asked.was} to {asked.made.image.file}: {name} is {asked.said} then.")
+            print_cost(cost)
+            note("Nothing was touched.")
+            return
+
+        def load_flow() -> Any:
+            from flows.switch_image import switch_image
+
+            return switch_image
+
+        run_flow(load_flow, request)
+        with reading() as session:
+            row = next(r for r in listings.images(session) if r["name"] == name)
+        if as_json:
+            print_json(row)
+            return
+        print_line(f"Image {name} is {asked.said}: {row['file']} in {row['datastore']}.")
+
+    return command
+
+
+for _command in (
+    _switching("persistent", True, "Let an image keep what its machine, one at a time, writes to it."),
+    _switching(
+        "nonpersistent", False, "Let nobody write to an image any more; many machines are made of it."
+    ),
+):
+    group.add_command(_command)
 
 
 @group.command()

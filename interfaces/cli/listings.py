@@ -116,6 +116,7 @@ def images(session: Session) -> Rows:
             "virtual_size_mib": i.virtual_size_mib,
             "size_mib": i.size_mib,
             "iso": i.iso,
+            "persistent": i.persistent,
             "sha256": i.sha256,
             "disks": disks.get(i.id, 0),
             "templates": templates.get(i.id, 0),

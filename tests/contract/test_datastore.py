@@ -221,6 +221,25 @@ def test_seed_is_rewritten_only_for_other_content(bench: Bench) -> None:
     assert datastore.read_files() == {seed: len(second)}
 
 
+def test_a_file_that_is_called_otherwise_is_the_same_file(bench: Bench) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("image-a.img", size_mib=3, blank=True)
+    datastore.ensure_disk(disk)
+    size = datastore.read_files()[disk.file]
+    assert datastore.ensure_renamed(disk.file, "image-a-persistent.img", writable=True)
+    assert not datastore.ensure_renamed(disk.file, "image-a-persistent.img", writable=True)
+    assert datastore.read_files() == {"image-a-persistent.img": size}
+    assert bench.hand.virtual_size_mib("image-a-persistent.img") == 3
+    assert datastore.ensure_renamed("image-a-persistent.img", disk.file, writable=False)
+    assert datastore.read_files() == {disk.file: size}
+    with pytest.raises(DriverFailure, match="image-b"):
+        datastore.ensure_renamed("image-b.img", "image-b-persistent.img", writable=True)
+    bench.hand.plant_file("image-c.img", 7)
+    with pytest.raises(DriverFailure, match=r"image-c\.img is there too"):
+        datastore.ensure_renamed(disk.file, "image-c.img", writable=True)
+    assert datastore.read_files() == {disk.file: size, "image-c.img": 7}
+
+
 def test_removal_of_what_is_not_there_changes_nothing(bench: Bench) -> None:
     datastore = bench.drivers.datastore
     datastore.ensure_seed("vm-a-seed.iso", b"a")

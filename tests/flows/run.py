@@ -31,6 +31,7 @@ from vdc.requests import (
     SaveAsRequest,
     ScaleTestRequest,
     SnapshotRequest,
+    SwitchImageRequest,
     TerminateRequest,
     VerifyRequest,
 )
@@ -156,6 +157,12 @@ def delete_image(image: str) -> str:
     from flows.delete_image import delete_image as flow
 
     return flow(DeleteImageRequest(image=image))
+
+
+def switch_image(image: str, persistent: bool) -> str:
+    from flows.switch_image import switch_image as flow
+
+    return flow(SwitchImageRequest(image=image, persistent=persistent))
 
 
 def save_as(vm: str, image: str) -> str:

@@ -322,7 +322,8 @@ class Site:
                 off = VmState.STOPPED if vm.state == VmState.HELD else vm.state
                 domains.setdefault(spec.host.name, {})[spec.domain] = off
                 where = "shared" if self.shared else f"shared@{spec.host.name}"
-                files.setdefault(where, set()).update([spec.seed_file, *(d.file for d in spec.disks)])
+                own = [d.file for d in spec.disks if not d.persistent]
+                files.setdefault(where, set()).update([spec.seed_file, *own])
                 ports.setdefault(spec.host.name, set()).update(n.device for n in spec.nics)
                 if vm.state in (VmState.RUNNING, VmState.PAUSED):
                     needed.setdefault(spec.host.name, set()).update(n.device for n in spec.nics)

@@ -90,6 +90,33 @@ def test_what_a_guest_wrote_is_in_a_machine_made_of_its_image(clean: Datacenter,
     assert run.reconcile() == []
 
 
+def test_what_a_guest_wrote_to_a_persistent_image_is_there_for_the_next_machine(
+    clean: Datacenter, guest: Guest
+) -> None:
+    run.terminate("web")
+    golden = clean.store / _images(clean)["tiny"].file
+    before = _sha256(golden)
+    run.clone_image("tiny", "home", tenant="default")
+    run.switch_image("home", True)
+    _template(clean, "home")
+    run.deploy(template="home", name="web")
+    first = Guest(clean, "web")
+    assert first.file.name == _images(clean)["home"].file
+    first.write("mail")
+    run.terminate("web")
+    clean.assert_agrees()
+    run.deploy(template="home", name="next")
+    second = Guest(clean, "next")
+    assert second.file == first.file
+    assert second.read() == ("-", "mail")
+    run.terminate("next")
+    second.check_disk()
+    run.switch_image("home", False)
+    _assert_images(clean)
+    assert _sha256(golden) == before
+    assert run.reconcile() == []
+
+
 def test_killed_at_random_points_nothing_half_made_is_left(
     clean: Datacenter,
     guest: Guest,

@@ -47,7 +47,7 @@ SAID = {
     "vm.hold vm.release vm.protect vm.unprotect vm.rename vm.share vm.unshare": ("", "ot", "o"),
     "image.see template.see vnet.see": ("otsx", "ots", "ots"),
     "image.clone": ("", "ots", "ots"),
-    "image.delete image.share image.unshare": ("", "ot", "o"),
+    "image.delete image.share image.unshare image.persistent image.nonpersistent": ("", "ot", "o"),
     "image.publish image.unpublish": ("", "ot", ""),
     "template.create template.delete template.share template.unshare": ("", "ot", "o"),
     "tenant.see": ("otsx", "ot", "ot"),

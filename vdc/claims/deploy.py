@@ -15,6 +15,7 @@ from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import PROVIDER, Burst, choose
 from vdc.claims.hold import instant
+from vdc.claims.persistent_disks import check_deployable
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
 from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
 from vdc.names import check_name, find
@@ -102,11 +103,14 @@ def _resolve(session: Session, request: DeployRequest) -> _Resolved:
         vnets = [find(session, Vnet, "virtual network", name) for name in request.vnets]
     _check_owners(session, tenant, template, vnets)
     check_usable(session, image, tenant)
+    check_deployable(session, request, image, tenant)
     if (request.hold or request.at) and request.burst != "never":
         raise Invalid("A machine on hold has its place on a host of ours: it cannot burst.")
     vcpu = template.vcpu if request.vcpu is None else request.vcpu
     memory_mib = template.memory_mib if request.memory_mib is None else request.memory_mib
     disk_mib = template.disk_mib if request.disk_mib is None else request.disk_mib
+    if image.persistent:
+        disk_mib = image.virtual_size_mib
     check_sizes(vcpu, memory_mib, disk_mib, image)
     return _Resolved(
         template=template,
@@ -228,6 +232,9 @@ def lease(session: Session, vnet: Vnet, count: int) -> list[IPv4Address]:
 
 def _disk(what: _Resolved, vm_id: str) -> DiskSpec:
     image = what.image
+    if image.persistent:
+        uri, size_mib = what.datastore.uri, image.virtual_size_mib
+        return DiskSpec(0, uri, image.file, image.format, size_mib, persistent=True)
     return DiskSpec(
         index=0,
         datastore_uri=what.datastore.uri,
@@ -456,10 +463,13 @@ def _cost(tariff: Tariff, request: DeployRequest, what: _Resolved, here: int, bu
         image=what.image.name,
     )
     hourly = cost_per_hour(tariff, one) * here
+    # While a machine has it, a persistent image is charged as that one's disk.
+    stored = Level("image", disk_mib=what.image.size_mib) if what.image.persistent else None
+    before = cost_per_hour(tariff, stored) if stored else NOTHING
     if burst is not None:
         instance = Level(PROVIDER, hourly_price=burst.first.price_per_hour)
         hourly += cost_per_hour(tariff, instance) * (request.count - here)
     if not (request.hold or request.at):
-        return Cost(NOTHING, hourly, tariff.currency)
+        return Cost(before, hourly, tariff.currency)
     note = f"From the release on: {hourly:.4f} {tariff.currency} an hour, {per_month(hourly)} a month."
-    return Cost(NOTHING, NOTHING, tariff.currency, note=note)
+    return Cost(before, before, tariff.currency, note=note)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from vdc import operations, specs
 from vdc.access import usable_by
+from vdc.claims.persistent_disks import check_idle, image_of
 from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, Forbidden, Invalid
 from vdc.names import find
@@ -37,7 +38,10 @@ def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) 
     live_name = f"{receiver.id}/{vm.name}"
     if session.scalars(select(Vm.id).where(Vm.live_name == live_name)).first():
         raise Conflict(f"Machine name {vm.name!r} is taken in tenant {to}: rename it first.")
-    size = vm_use(session, vm.id)
+    size, image = vm_use(session, vm.id), image_of(session, vm.id)
+    if image is not None:
+        check_idle(session, image)
+        size = replace(size, images=1)
     check_vm_limits(session, receiver, size)
     check_quota(session, receiver, size)
     # With whom its tenant shared it, it shared as its own.
@@ -45,6 +49,9 @@ def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) 
     spec = replace(specs.load(vm.spec), tenant=receiver.name)
     vm.tenant_id, vm.owner_id, vm.live_name, vm.spec = receiver.id, None, live_name, specs.dump(spec)
     _give_volumes(session, vm, receiver)
+    if image is not None:  # it is the machine's disk
+        session.execute(delete(Share).where(Share.object_id == image.id))
+        image.tenant_id, image.owner_id = receiver.id, None
     if with_event(session, [vm.id], "created"):
         where = spec.cloud.name if spec.cloud else spec.host.name
         session.add(vm_event(vm, claim, "owner-changed", utc_now(), where))

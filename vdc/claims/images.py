@@ -230,6 +230,8 @@ def publish(session: Session, name: str, *, published: bool, actor: str) -> bool
     check_usable(session, image)
     if not published and image.tenant_id is None:
         raise InvalidState(f"Image {name} belongs to no tenant: it is everyone's.")
+    if published and image.persistent:
+        raise InvalidState(f"Image {name} is persistent: its tenant alone may write to it.")
     changed = image.published != published
     image.published = published
     operations.close(session, claim)

@@ -15,8 +15,9 @@ from vdc import model, operations, specs
 from vdc.access import asking
 from vdc.claims.deploy import check_usable
 from vdc.claims.images import ImageClaim, claim_of, record_removed
+from vdc.claims.persistent_disks import machine_with
 from vdc.claims.terminate import find_vm
-from vdc.errors import Unsupported
+from vdc.errors import InvalidState, Unsupported
 from vdc.model import Abilities, FileSource, ImageSeen, SnapshotSpec, VmSpec
 from vdc.names import find, require_new
 from vdc.operations import Claim, Opening
@@ -110,6 +111,11 @@ def claim_clone(
     whose = request.tenant or asking(session).house
     tenant = find(session, Tenant, "tenant", whose) if whose else None
     check_usable(session, source, tenant)
+    if source.persistent and (name := machine_with(session, source)):
+        raise InvalidState(
+            f"Image {source.name} is persistent, and machine {name} writes to it: `vdc vm save-as {name} "
+            f"{request.name}` makes an image of its disk."
+        )
     require_new(session, Image, "Image", request.name)
     if tenant:
         check_quota(session, tenant, Use(images=1), asking(session).user_id)

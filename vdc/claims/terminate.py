@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from vdc import specs
 from vdc.access import visible
 from vdc.claims.batch import Batch, adopt_batch, open_batch
+from vdc.claims.persistent_disks import check_left_clean
 from vdc.errors import Invalid, InvalidState, NotFound
 from vdc.requests import TerminateRequest
 from vdc.schema import Disk, Tenant, Vm, Volume
@@ -62,6 +63,7 @@ def claim_terminate(
                 f"Machine {vm.name} is protected against deletion: `vdc vm unprotect {vm.name}` first."
             )
         _check_kept(session, vm)
+        check_left_clean(session, vm)
     batch = open_batch(
         session,
         "terminate",

@@ -324,6 +324,7 @@ def upgrade() -> None:
         sa.Column("size_mib", sa.Integer(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("iso", sa.Boolean(), nullable=False),
+        sa.Column("persistent", sa.Boolean(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["datastore_id"], ["datastores.id"], name=op.f("fk_images_datastore_id")),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_images_host_id")),
