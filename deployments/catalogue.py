@@ -59,6 +59,8 @@ CATALOGUE = (
     Row("detach-disk", "flows.attach.detach_disk"),
     Row("attach-nic", "flows.attach.attach_nic"),
     Row("detach-nic", "flows.attach.detach_nic"),
+    Row("assign-groups", "flows.security.assign_groups"),
+    Row("change-group", "flows.security.change_group"),
     Row("remove-disk", "flows.attach.remove_disk"),
     Row("drain", "flows.drain.drain"),
     Row("verify", "flows.verify.verify"),

@@ -79,6 +79,8 @@ class NetworkCapabilities:
     """Machines on two virtual networks of this driver never see each other."""
     vlan: bool
     """A virtual network of this driver needs a VLAN id."""
+    filtering: bool = False
+    """It follows connections: cards may have the rules of security groups."""
 
 
 class Console(Protocol):
@@ -322,7 +324,8 @@ class Network(Protocol):
 
         A guest sends with its card's MAC and address and with no other: frames that it forges are dropped. A
         port passes nothing before its rules are in force. It stays until it is removed, whether a domain
-        uses it or not. Expects `ensure_network` of each network.
+        uses it or not. Expects `ensure_network` of each network. Raises Unsupported for a card with the rules
+        of security groups where the driver is not `filtering`.
         """
 
     def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:

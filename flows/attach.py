@@ -50,7 +50,7 @@ def detach_disk(request: DetachDiskRequest) -> str:
 @flow(name="attach-nic", flow_run_name="attach a card on {request.vnet} to {request.vm}", **flow_options())
 def attach_nic(request: AttachNicRequest) -> str:
     """Lease an address, bring the network to the host, plug the card in, write it down. As `attach_disk`."""
-    return _attach(claimed(claim_attach_nic, request))
+    return _attach(claimed(claim_attach_nic, request, abilities()))
 
 
 @flow(name="detach-nic", flow_run_name="detach card {request.nic} from {request.vm}", **flow_options())

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks import telling
+from tasks.abilities import abilities
 from tasks.batches import claimed, conclude, read
 from tasks.cloud_check import ask_clouds
 from tasks.environment import environment
@@ -29,7 +30,8 @@ def deploy(request: DeployRequest) -> str:
     failed.
     """
     clouds = ask_clouds(read(questions, request))
-    claim = claimed(claim_deploy, request, prices=environment().settings.prices, clouds=clouds)
+    prices = environment().settings.prices
+    claim = claimed(claim_deploy, request, prices=prices, clouds=clouds, abilities=abilities())
     telling.deploy_plan(request, claim)
     make_machines(claim.batch, all_or_none=request.atomic)
     return conclude(claim.batch)

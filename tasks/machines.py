@@ -179,6 +179,13 @@ def guard_vm(machine: Machine, fence: Fence) -> datetime:
     return run_steps({"ensure network": ensure_networks}, machine, fence)
 
 
+@task(name="filter-vm", task_run_name="filter {machine.spec.name}", **retrying())
+def filter_vm(machine: Machine, fence: Fence, running: frozenset[str]) -> datetime:
+    """Put what its groups let through into force, if it is `running`: else it comes with its next start."""
+    steps = {"ensure network": ensure_networks} if machine.spec.vm_id in running else {}
+    return run_steps(steps, machine, fence)
+
+
 @task(name="unplug-vm", task_run_name="unplug {machine.spec.name}", **retrying())
 def unplug_vm(machine: Machine, fence: Fence) -> datetime:
     """Remove its cards' ports from a host where it is not."""

@@ -75,12 +75,13 @@ class Rule:
 _SWITCH = ("start", "stop", "reboot", "reset", "pause", "resume", "suspend")
 _KEEP = ("snapshot", "revert", "delete-snapshot", "keep-snapshot", "save-as")
 _PLUG = ("attach-disk", "detach-disk", "attach-nic", "detach-nic")
+_FILTER = ("assign-groups",)
 _MARK = ("hold", "release", "protect", "unprotect", "rename")
 
 RULES = (
     Rule("vm", ("see",), ANY, TENANT_SHARED, OWN_SHARED),
     Rule("vm", (*_SWITCH, "console", "vnc"), NONE, TENANT_SHARED, OWN_SHARED),
-    Rule("vm", ("deploy", "terminate", "resize", *_PLUG, *_KEEP, *_MARK), NONE, TENANT, OWN),
+    Rule("vm", ("deploy", "terminate", "resize", *_PLUG, *_FILTER, *_KEEP, *_MARK), NONE, TENANT, OWN),
     Rule("vm", ("share", "unshare"), NONE, TENANT, OWN),
     Rule("disk", ("see",), ANY, TENANT, OWN),
     Rule("disk", ("remove",), NONE, TENANT, OWN),
@@ -91,6 +92,8 @@ RULES = (
     Rule("template", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("template", ("create", "delete", "share", "unshare"), NONE, TENANT, OWN),
     Rule("vnet", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
+    Rule("sg", ("see",), ANY, TENANT, TENANT),
+    Rule("sg", ("create", "delete", "change"), NONE, TENANT, NONE),
     Rule("tenant", ("see",), ANY, TENANT, TENANT),
     Rule("user", ("see",), ANY, TENANT, OWN),
     Rule("user", ("create", "disable", "enable"), NONE, TENANT, NONE),
@@ -182,6 +185,7 @@ KINDS: Mapping[str, _Kind] = {
     "template": _Kind("templates", "tenant_id", "owner_id", "templates.tenant_id IS NULL", True),
     "disk": _Kind("volumes", "tenant_id", "owner_id"),
     "vnet": _Kind("vnets", "tenant_id", "", "vnets.tenant_id IS NULL"),
+    "sg": _Kind("security_groups", "tenant_id"),
     "tenant": _Kind("tenants", "id"),
     "user": _Kind("users", "tenant_id", "id"),
     "operation": _Kind("operations", "tenant_id", "user_id"),
@@ -282,6 +286,7 @@ _SAID = {
     "quota": "change the quota of",
     "passwd": "change the password of",
     "see": "see the",
+    "assign-groups": "change the security groups of",
 }
 """Operations that are no verbs."""
 

@@ -159,6 +159,20 @@ class VnetSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """Connections that a security group lets through, by who begins them: `in` others, `out` the machine."""
+
+    direction: str
+    protocol: str
+    """`tcp`, `udp`, `icmp`, or `any`."""
+    first_port: int = 0
+    last_port: int = 0
+    """Of the side that is connected to; 0: all."""
+    cidr: str = "0.0.0.0/0"
+    """Where the other side is."""
+
+
+@dataclass(frozen=True, slots=True)
 class NicSpec:
     """One network card: `device` is the host's end, `address` without prefix length."""
 
@@ -167,6 +181,8 @@ class NicSpec:
     device: str
     mac: str
     address: str
+    rules: tuple[Rule, ...] | None = None
+    """What its machine's security groups let through; None: it has none, and nothing is held back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +471,8 @@ class Abilities:
     """Datastores whose files are the same on every host."""
     movable: frozenset[str] = frozenset()
     """Datastores of which each host has a part of its own, and whose disks can be taken to another one."""
+    filtering: frozenset[str] = frozenset()
+    """Networks that can hold back what security groups do not let through."""
     snapshot_disks: frozenset[str] = frozenset()
     """Datastores whose disks can hold states of a machine."""
 

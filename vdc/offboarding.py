@@ -32,6 +32,7 @@ from vdc.schema import (
     Image,
     Operation,
     Refusal,
+    SecurityGroup,
     Share,
     Template,
     Tenant,
@@ -226,6 +227,7 @@ def record_offboarded(session: Session, done: Leaving, export: str) -> Offboarde
         _erase(session, user, done.tenant_id)
     session.execute(delete(Share).where(Share.tenant_id == done.tenant_id))
     session.execute(delete(Vnet).where(Vnet.tenant_id == done.tenant_id))
+    session.execute(delete(SecurityGroup).where(SecurityGroup.tenant_id == done.tenant_id))
     for vm in session.scalars(select(Vm).where(Vm.tenant_id == done.tenant_id)):
         spec = specs.load(vm.spec)
         context = replace(spec.context, ssh_keys=(), start_script="")

@@ -24,7 +24,8 @@ from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
-from vdc.schema import Image, Nic, Template, Tenant, User, Vm, Vnet, new_id
+from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vnet, new_id
+from vdc.security_groups import dumped, members_of, parse_line
 from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
 
 
@@ -99,6 +100,13 @@ class TenantTemplate(_Part):
     start_script: str = ""
 
 
+class FileGroup(_Part):
+    """A security group; each rule in a line, such as `in tcp 80-90 from 10.0.0.0/8`."""
+
+    name: str
+    rules: list[str]
+
+
 class TenantFile(_Part):
     """A tenant as a file describes it (docs/tenants.md)."""
 
@@ -111,6 +119,7 @@ class TenantFile(_Part):
     network: PrivateNetwork
     template: TenantTemplate
     machines: list[FirstMachine] = []
+    security_groups: list[FileGroup] = []
 
 
 @dataclass(slots=True)
@@ -169,6 +178,8 @@ def onboard(
         _user(session, further, Role(further.role), tenant, changes)
     vnet = _vnet(session, wanted, tenant, uplink, vlans, changes)
     template = _template(session, wanted, tenant, vnet, changes)
+    for group in wanted.security_groups:
+        _security_group(session, group, tenant, changes)
     session.flush()
     missing = _missing(session, wanted, tenant)
     changes += [f"machine {name} to be made" for name in missing]
@@ -315,6 +326,24 @@ def _free_vlan(session: Session, uplink: str, vlans: str) -> int:
     if free is None:
         raise NoCapacity(f"The site's VLAN range {vlans} on {uplink} is exhausted: widen tenant_vlans.")
     return free
+
+
+def _security_group(session: Session, wanted: FileGroup, tenant: Tenant, changes: list[str]) -> None:
+    rules = dumped([parse_line(line) for line in wanted.rules])
+    same = select(SecurityGroup).where(
+        SecurityGroup.tenant_id == tenant.id, SecurityGroup.name == check_name("Security group", wanted.name)
+    )
+    group = session.scalars(same).first()
+    if group is None:
+        session.add(SecurityGroup(id=new_id(), name=wanted.name, tenant_id=tenant.id, rules=rules))
+        changes.append(f"security group {wanted.name} made")
+        return
+    if group.rules != rules and members_of(session, group.id):
+        raise Conflict(
+            f"Security group {group.name} has machines in it, and other rules than the file says: change it "
+            "with `vdc sg add-rule` and `vdc sg remove-rule`, which tell the machines."
+        )
+    _change(group, f"security group {group.name}", {"rules": rules}, changes)
 
 
 def _template(

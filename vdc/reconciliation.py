@@ -47,6 +47,7 @@ from vdc.schema import (
     Vnet,
     Volume,
 )
+from vdc.security_groups import rules_by_machine
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
 from vdc.storage import record_use
 from vdc.usage_events import vm_event
@@ -298,12 +299,13 @@ def read_places(session: Session) -> Places:
 def _read_nics(session: Session, hosts: Mapping[str, Host]) -> dict[str, tuple[NicSpec, ...]]:
     """Cards of machines that run where the inventory has them."""
     vnets = {vnet.id: vnet_spec(vnet) for vnet in session.scalars(select(Vnet))}
-    query = select(Vm.host_id, Nic.index, Nic.vnet_id, Nic.device, Nic.mac, Nic.address).join(Nic)
+    rules = rules_by_machine(session)
+    query = select(Vm.id, Vm.host_id, Nic.index, Nic.vnet_id, Nic.device, Nic.mac, Nic.address).join(Nic)
     found: dict[str, list[NicSpec]] = {}
-    for host_id, index, vnet_id, device, mac, address in session.execute(
+    for vm_id, host_id, index, vnet_id, device, mac, address in session.execute(
         query.where(Vm.state.in_(CHARGED), Vm.host_id.is_not(None), Nic.ready)
     ):
-        nic = NicSpec(index, vnets[vnet_id], device, mac, address)
+        nic = NicSpec(index, vnets[vnet_id], device, mac, address, rules.get(vm_id))
         found.setdefault(hosts[str(host_id)].name, []).append(nic)
     return {name: tuple(nics) for name, nics in found.items()}
 

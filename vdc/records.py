@@ -30,6 +30,7 @@ from vdc.schema import (
     Image,
     Nic,
     Operation,
+    SecurityGroupMember,
     Snapshot,
     Template,
     UsageEvent,
@@ -162,6 +163,7 @@ def _persistent(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Ima
 
 def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
     session.execute(delete(Nic).where(Nic.vm_id.in_(vm_ids)))
+    session.execute(delete(SecurityGroupMember).where(SecurityGroupMember.vm_id.in_(vm_ids)))
     session.execute(delete(Cdrom).where(Cdrom.vm_id.in_(vm_ids)))
     session.execute(delete(Disk).where(Disk.vm_id.in_(vm_ids)))
     session.execute(delete(Snapshot).where(Snapshot.vm_id.in_(vm_ids)))
@@ -221,6 +223,13 @@ def record_changed(session: Session, outcomes: Sequence[Outcome]) -> list[Outcom
         if new is not old:
             check_move(vm.name, old, new)
         vm.state, vm.observed, vm.observed_at = new, new.value, o.at
+    _close(session, ours)
+    return ours
+
+
+def record_filtered(session: Session, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Machines whose rules are in force, or are to be: their specs have had them since the claim."""
+    ours = held(session, outcomes)
     _close(session, ours)
     return ours
 

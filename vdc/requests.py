@@ -48,6 +48,9 @@ class DeployRequest(Request):
         default="running", description="State after deployment."
     )
     atomic: bool = Field(default=False, description="All or none: if one machine fails, take all back.")
+    security_groups: list[str] = Field(
+        default=[], description="Names of the tenant's security groups that the machines are in."
+    )
     burst: Literal["never", "when-full"] = Field(
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
@@ -93,6 +96,29 @@ class PowerRequest(MachinesRequest):
         default=60.0, description="Seconds that a guest has to stop or reboot before it is done hard."
     )
     hard: bool = Field(default=False, description="Do not ask the guest: pull the plug.")
+
+
+class AssignGroupsRequest(MachinesRequest):
+    """Put machines into security groups, or take them out."""
+
+    verb: Literal["assign", "unassign"] = Field(description="unassign takes them out.")
+    groups: list[str] = Field(description="Names of security groups of the machines' tenant.")
+
+
+class ChangeGroupRequest(Request):
+    """Add a rule to a security group, or remove it: at once for all machines in it."""
+
+    verb: Literal["add", "remove"] = Field(description="What to do with the rule.")
+    group: str = Field(description="Name of the security group.")
+    tenant: str = Field(default="default", description="Whose group.")
+    direction: Literal["in", "out"] = Field(description="Who connects: in, others; out, the machine.")
+    protocol: Literal["tcp", "udp", "icmp", "any"] = Field(description="What of IPv4.")
+    ports: str = Field(
+        default="", description="A port or a range of what is connected to, such as 8000-8080; empty: all."
+    )
+    cidr: str = Field(
+        title="CIDR", default="0.0.0.0/0", description="Where the other side is, such as 10.0.0.0/8."
+    )
 
 
 class ScaleTestRequest(Request):

@@ -516,6 +516,27 @@ class Nic(Base):
     """As in `disks`."""
 
 
+class SecurityGroup(Base):
+    """Rules for the machines that are in it: what they may be connected from, and to."""
+
+    __tablename__ = "security_groups"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Name)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    rules: Mapped[list[Any]]
+    """Each a `vdc.model.Rule`."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class SecurityGroupMember(Base):
+    """A machine in a security group."""
+
+    __tablename__ = "security_group_members"
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), primary_key=True)
+    group_id: Mapped[str] = mapped_column(ForeignKey("security_groups.id"), primary_key=True, index=True)
+
+
 class Operation(Base):
     """Lock, journal and audit in one. See vdc/operations.py for the rules."""
 

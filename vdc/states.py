@@ -119,6 +119,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "disk detach": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "nic attach": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "nic detach": frozenset({VmState.RUNNING, VmState.STOPPED}),
+    "sg assign": _LIVE - {VmState.DEPLOYING, VmState.MIGRATING},
     "migrate": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot create": frozenset({VmState.RUNNING, VmState.STOPPED}),
     "snapshot revert": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),

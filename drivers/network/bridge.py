@@ -9,7 +9,7 @@ from drivers import ssh as ssh_module
 from drivers.contract import Access, NetworkCapabilities
 from drivers.network import firewall, switch
 from drivers.ssh import Ssh
-from vdc.errors import DriverFailure, Invalid
+from vdc.errors import DriverFailure, Invalid, Unsupported
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
 
 TRUST_S = 30.0
@@ -80,6 +80,11 @@ class BridgeNetwork:
     def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
         if not nics:
             return False
+        if any(nic.rules is not None for nic in nics):
+            raise Unsupported(
+                f"{self._ssh.name}: bridge {self._bridge} does not follow connections: machines on it cannot "
+                "be in security groups."
+            )
         argv = ["sh", "-c", _MAKE, "sh", self._bridge, *switch.taps(nics)]
         what = f"making ports on bridge {self._bridge}"
         return bool(self._ssh.run(argv, stdin=firewall.replacement(nics).encode(), what=what))

@@ -1,7 +1,19 @@
-"""What may come out of a card, as flows of Open vSwitch (ovs-fields(7), ovs-ofctl(8)). Pure.
+"""What may come out of a card and go into it, as flows of Open vSwitch (ovs-fields(7), ovs-actions(7)). Pure.
 
-A guest sends with its own MAC and IPv4 address, and nothing else: whatever no flow takes is dropped. A flow's
-cookie says whose it is and what it was made of, so that a look at the switch tells whether all is there::
+A guest sends with its own MAC and IPv4 address, and nothing else: whatever no flow takes is dropped. A card
+with security groups is filtered both ways besides, by the connections that the switch keeps track of, in a
+zone for each VLAN::
+
+    table 0   whose is it: a card's own, or from the other hosts
+    table 10  may the (filtered) card send it
+    table 20  to whom it goes: a card here, the other hosts, everybody
+    table 30  may the (filtered) card get it
+
+All MACs on this host are known, so nothing but what is for everybody is flooded; ports of filtered cards are
+left out of that (`no-flood`), and are asked by ARP each on its own.
+
+A flow's cookie says whose it is and what it was made of, so that a look at the switch tells whether all is
+there::
 
     bits 20 to 63   the device: the 10 digits and the index of its name
     bits 0 to 19    a checksum of its flows
@@ -10,33 +22,114 @@ cookie says whose it is and what it was made of, so that a look at the switch te
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from drivers.network.switch import mac_of, ours
-from vdc.model import NicSpec
+from vdc.model import NicSpec, Rule
 
 _DEVICE_SHIFT = 20
 _DEVICE_MASK = 0xFFFF_FFFF_FFF0_0000
+_BROADCAST = "ff:ff:ff:ff:ff:ff"
+_ZONE = "zone=NXM_NX_REG0[0..15]"
+_SENDS, _GOES, _GETS = 10, 20, 30
+_TAGGED, _UNTAGGED = "vlan_tci=0x1000/0x1000", "vlan_tci=0/0x1000"
+_GROUP = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
+_KEEP_VLAN = "move:NXM_OF_VLAN_TCI[0..11]->NXM_NX_REG0[0..11]"
 
 
-def uplink_flow(port: str) -> str:
-    """What comes from the other hosts goes where the switch has learned that it belongs."""
-    return f"priority=10,in_port={port},actions=NORMAL"
+def uplink_flows(port: str) -> list[str]:
+    """What comes from the other hosts, and goes to them. Register 0 has the VLAN.
+
+    The tag stays on what is for everybody, as the switch itself (NORMAL) goes by it.
+    """
+    tagged = f"push_vlan:0x8100,move:NXM_NX_REG0[0..11]->NXM_OF_VLAN_TCI[0..11],output:{port}"
+    return [
+        f"table=0,priority=11,in_port={port},{_TAGGED},{_GROUP},actions={_KEEP_VLAN},resubmit(,{_GOES})",
+        f"table=0,priority=10,in_port={port},{_TAGGED},actions={_KEEP_VLAN},pop_vlan,resubmit(,{_GOES})",
+        f"table={_GOES},priority=50,{_GROUP},actions=NORMAL",
+        f"table={_GOES},priority=20,in_port={port},actions=drop",
+        f"table={_GOES},priority=11,ip,ct_state=+trk+new,actions=ct(commit,{_ZONE}),{tagged}",
+        f"table={_GOES},priority=10,actions={tagged}",
+    ]
 
 
 def _flows(nic: NicSpec) -> list[str]:
-    mac, address = mac_of(nic), nic.address
-    untagged = f"priority=100,in_port={ours(nic.device)},vlan_tci=0,dl_src={mac}"
-    arp = f"{untagged},arp,arp_sha={mac}"
-    return [
-        f"{arp},arp_spa={address},actions=NORMAL",
-        # Whether an address is free is asked without one (RFC 5227).
-        f"{arp},arp_op=1,arp_spa=0.0.0.0,actions=NORMAL",
-        f"{untagged},ip,nw_src={address},actions=NORMAL",
-        f"{untagged},udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,tp_src=68,tp_dst=67,actions=NORMAL",
-        # QEMU says so where a machine has come to that migrated.
-        f"{untagged},dl_type=0x8035,actions=NORMAL",
-    ]
+    """Each once: rules may overlap."""
+    vlan_id = nic.vnet.vlan_id
+    assert vlan_id is not None, "looked at before"
+    return list(dict.fromkeys((*_sends(nic, vlan_id), *_gets(nic, vlan_id))))
+
+
+def _sends(nic: NicSpec, vlan_id: int) -> Iterator[str]:
+    mac, address, port = mac_of(nic), nic.address, ours(nic.device)
+    own = f"table=0,priority=100,in_port={port},vlan_tci=0,dl_src={mac}"
+    goes = f"actions=load:{vlan_id}->NXM_NX_REG0[],resubmit(,{_GOES})"
+    asks = goes if nic.rules is None else goes.replace(f",{_GOES})", f",{_SENDS})")
+    yield f"{own},arp,arp_sha={mac},arp_spa={address},{goes}"
+    # Whether an address is free is asked without one (RFC 5227).
+    yield f"{own},arp,arp_sha={mac},arp_op=1,arp_spa=0.0.0.0,{goes}"
+    yield f"{own},ip,nw_src={address},{asks}"
+    yield f"{own},udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,tp_src=68,tp_dst=67,{goes}"
+    # QEMU says so where a machine has come to that migrated.
+    yield f"{own},dl_type=0x8035,{goes}"
+    if nic.rules is None:
+        return
+    of = f"table={_SENDS},in_port={port},ip"
+    yield f"{of},priority=100,ct_state=-trk,actions=ct({_ZONE},table={_SENDS})"
+    for state in ("+est", "+rel"):
+        yield f"{of},priority=90,ct_state=+trk{state}-inv,actions=resubmit(,{_GOES})"
+    for match in _matches(nic.rules, "out", "nw_dst"):
+        yield (
+            f"table={_SENDS},in_port={port},priority=80,ct_state=+trk+new-inv,{match},"
+            f"actions=resubmit(,{_GOES})"
+        )
+
+
+def _gets(nic: NicSpec, vlan_id: int) -> Iterator[str]:
+    mac, port = mac_of(nic), ours(nic.device)
+    to = f"reg0={vlan_id},dl_dst={mac}"
+    out = f"output:{port}"
+    if nic.rules is None:
+        yield f"table={_GOES},priority=101,{to},ip,ct_state=+trk+new,actions=ct(commit,{_ZONE}),{out}"
+        yield f"table={_GOES},priority=100,{to},actions={out}"
+        return
+    yield f"table={_GOES},priority=100,{to},ip,ct_state=-trk,actions=ct({_ZONE},table={_GETS})"
+    yield f"table={_GOES},priority=99,{to},ip,actions=resubmit(,{_GETS})"
+    yield f"table={_GOES},priority=99,{to},arp,actions={out}"
+    yield f"table={_GOES},priority=98,{to},actions=drop"
+    asked = f"reg0={vlan_id},dl_dst={_BROADCAST},arp,arp_tpa={nic.address}"
+    yield f"table={_GOES},priority=91,in_port={port},{asked},actions=NORMAL"
+    yield f"table={_GOES},priority=90,{asked},{_UNTAGGED},actions={out}"
+    yield f"table={_GOES},priority=90,{asked},{_TAGGED},actions=pop_vlan,{out}"
+    for state in ("+est", "+rel"):
+        yield f"table={_GETS},priority=90,{to},ip,ct_state=+trk{state}-inv,actions={out}"
+    for match in _matches(nic.rules, "in", "nw_src"):
+        yield (
+            f"table={_GETS},priority=80,{to},ct_state=+trk+new-inv,{match},actions=ct(commit,{_ZONE}),{out}"
+        )
+
+
+def _matches(rules: Sequence[Rule], direction: str, remote: str) -> Iterator[str]:
+    for rule in rules:
+        if rule.direction != direction:
+            continue
+        protocol = "ip" if rule.protocol == "any" else rule.protocol
+        match = protocol if rule.cidr == "0.0.0.0/0" else f"{protocol},{remote}={rule.cidr}"
+        if not rule.last_port:
+            yield match
+            continue
+        for first, mask in port_masks(rule.first_port, rule.last_port):
+            yield f"{match},tp_dst={first:#x}/{mask:#x}"
+
+
+def port_masks(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The ports from `first` to `last` as (value, mask) pairs: the largest aligned blocks, in order."""
+    while first <= last:
+        size = first & -first or 0x10000
+        while first + size - 1 > last:
+            size //= 2
+        yield first, 0xFFFF & ~(size - 1)
+        first += size
 
 
 def _of_device(device: str) -> int:
@@ -62,6 +155,13 @@ def replacement(nics: Sequence[NicSpec]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def present(nic: NicSpec) -> str:
-    """`COUNT COOKIE DEVICE`: what is counted on the switch where the card's flows are all there."""
-    return f"{len(_flows(nic))} {_cookie(nic)} {nic.device}"
+def present(nic: NicSpec) -> list[str]:
+    """`COUNT COOKIE DEVICE`: what is counted on the switch where the card's flows are all there.
+
+    Those that name its port are counted apart from the others (`-`): a port that was lost and made anew has
+    another number, and flows of the old one are no longer named.
+    """
+    flows = _flows(nic)
+    named = sum(f"in_port={nic.device}," in flow or f"output:{nic.device}" in flow for flow in flows)
+    counts = {nic.device: named, "-": len(flows) - named}
+    return [f"{count} {_cookie(nic)} {of}" for of, count in counts.items() if count]

@@ -38,7 +38,7 @@ ovs-vsctl --timeout=10 -- --may-exist add-br "$inner" \
   -- set Bridge "$inner" fail_mode=secure datapath_type="$kind" \
   -- --may-exist add-port "$inner" "$inside" -- set Interface "$inside" type=patch options:peer="$outside" \
   -- --may-exist add-port "$bridge" "$outside" -- set Interface "$outside" type=patch options:peer="$inside"
-ovs-ofctl add-flows "$inner" -
+ovs-ofctl --bundle add-flows "$inner" -
 printf '%s\\n' "$before" | grep -qx "$inner" || echo made
 """
 
@@ -47,7 +47,9 @@ _SEEN = """
 seen() {
   ovs-vsctl --timeout=10 --format=csv --data=bare --no-headings --columns=name,tag list Port
   ovs-ofctl --names --no-stats dump-flows "$inner" | sed -n \
-    's/^ *cookie=\\(0x[0-9a-f]*\\),.*in_port="\\{0,1\\}\\(vd[0-9a-f]*-[0-9]\\)[",].*/\\1 \\2/p' \
+    -e 's/^ *cookie=\\(0x[0-9a-f]*\\),/\\1 /' -e tours -e d -e :ours \
+    -e 's/ .*\\(in_port=\\|output:\\)"\\{0,1\\}\\(vd[0-9a-f]*-[0-9]\\).*/ \\2/p' -e t \
+    -e 's/ .*/ -/p' \
     | sort | uniq -c | sed 's/^ *//'
 }
 """
@@ -67,7 +69,7 @@ _MAKE = (
     + switch.MAKE_TAPS
     + _SEEN
     + """
-bridge=$1 inner=$2 taps=$3 wanted=$4; shift 4
+bridge=$1 inner=$2 taps=$3 wanted=$4 open=$5 filtered=$6; shift 6
 master=''
 make_taps $taps
 if [ -z "$made" ]; then
@@ -78,6 +80,9 @@ if [ -z "$made" ]; then
   [ -n "$missing" ] || exit 0
 fi
 ovs-vsctl --timeout=10 "$@"
+for port in $filtered; do ovs-ofctl mod-port "$inner" "$port" no-flood; done
+# What is new is so.
+[ -n "$made" ] || for port in $open; do ovs-ofctl mod-port "$inner" "$port" flood; done
 ovs-ofctl --bundle add-flows "$inner" -
 echo made
 """
@@ -106,7 +111,7 @@ ovs-vsctl --timeout=10 list-ports "$1"
 class VlanNetwork:
     """The Open vSwitch bridge of one host."""
 
-    capabilities = NetworkCapabilities(isolated=True, vlan=True)
+    capabilities = NetworkCapabilities(isolated=True, vlan=True, filtering=True)
 
     def __init__(self, bridge: str, ssh: Ssh) -> None:
         self._bridge = bridge
@@ -150,7 +155,15 @@ class VlanNetwork:
             argv += ["--", "--may-exist", "add-port", self._inner, port, "--", "set", "Port", port, tag]
         told = self._run(
             _MAKE,
-            [self._bridge, self._inner, " ".join(switch.taps(nics)), "\n".join(_wanted(nics)), *argv],
+            [
+                self._bridge,
+                self._inner,
+                " ".join(switch.taps(nics)),
+                "\n".join(_wanted(nics)),
+                " ".join(nic.device for nic in nics if nic.rules is None),
+                " ".join(nic.device for nic in nics if nic.rules is not None),
+                *argv,
+            ],
             f"making ports on Open vSwitch bridge {self._inner}",
             stdin=self._uplink + openflow.replacement(nics),
         )
@@ -179,7 +192,7 @@ class VlanNetwork:
 
     @property
     def _uplink(self) -> str:
-        return f"add {openflow.uplink_flow(self._inside)}\n"
+        return "".join(f"add {flow}\n" for flow in openflow.uplink_flows(self._inside))
 
     def _run(self, script: str, argv: Sequence[str], what: str, stdin: str = "") -> list[str]:
         """Lines that the script prints."""
@@ -189,7 +202,7 @@ class VlanNetwork:
 
 def _wanted(nics: Sequence[NicSpec]) -> list[str]:
     """What `seen` prints of cards that are as they should be."""
-    return [line for nic in nics for line in (f"{nic.device},{_tag(nic.vnet)}", openflow.present(nic))]
+    return [line for nic in nics for line in (f"{nic.device},{_tag(nic.vnet)}", *openflow.present(nic))]
 
 
 def _tag(vnet: VnetSpec) -> int:

@@ -458,6 +458,10 @@ class Simulation:
             ports.setdefault(host, []).append(device)
         return {"domains": domains, "files": files, "ports": ports}
 
+    def port_rules(self, host: str, device: str) -> str:
+        """VLAN, MAC and address that a port is for, and what else it lets through."""
+        return str(self._one("SELECT rules FROM ports WHERE host = ? AND device = ?", (host, device)))
+
     def loose_ports(self) -> list[str]:
         """Devices without rules."""
         return [row[0] for row in self._all("SELECT device FROM ports WHERE rules = '' ORDER BY device")]

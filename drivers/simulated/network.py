@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from drivers.contract import Access, NetworkCapabilities
 from drivers.network.switch import is_ours, ours
 from drivers.simulated.store import Call, datacenter, parse_uri
-from vdc.errors import Invalid
+from vdc.errors import Invalid, Unsupported
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
 
 
@@ -19,7 +19,7 @@ def network_capabilities(uri: str) -> NetworkCapabilities:
         row = db.execute("SELECT vlan FROM switches WHERE name = ?", (switch,)).fetchone()
     if row is None:
         raise Invalid(f"There is no switch {switch!r} in {path}.")
-    return NetworkCapabilities(isolated=bool(row[0]), vlan=bool(row[0]))
+    return NetworkCapabilities(isolated=bool(row[0]), vlan=bool(row[0]), filtering=bool(row[0]))
 
 
 class SimulatedNetwork:
@@ -51,6 +51,8 @@ class SimulatedNetwork:
     def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
         if not nics:
             return False
+        if not self.capabilities.filtering and any(nic.rules is not None for nic in nics):
+            raise Unsupported(f"{self._host}: switch {self._switch} does not follow connections.")
         with self._call("ensure_ports", " ".join(ours(nic.device) for nic in nics)) as call:
             made = 0
             for nic in nics:
@@ -77,7 +79,7 @@ class SimulatedNetwork:
         return [nic.device for nic in nics if seen.get(nic.device) != self._rules(nic)]
 
     def _rules(self, nic: NicSpec) -> str:
-        return f"{self._vlan_id(nic.vnet) or 0} {nic.mac} {nic.address}"
+        return f"{self._vlan_id(nic.vnet) or 0} {nic.mac} {nic.address} {nic.rules or ''}"
 
     def _vlan_id(self, vnet: VnetSpec) -> int | None:
         if self.capabilities.vlan and (vnet.vlan_id is None or not 1 <= vnet.vlan_id <= 4094):

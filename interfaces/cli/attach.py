@@ -117,13 +117,15 @@ def detach_disk(only_plan: bool, as_json: bool, **options: Any) -> None:
 def attach_nic(only_plan: bool, as_json: bool, **options: Any) -> None:
     """Give a machine another network card, also while it runs."""
     from interfaces.cli.session import writing
+    from tasks.abilities import abilities
     from vdc.claims.attach import claim_attach_nic
     from vdc.plan_costs import plug_cost
     from vdc.requests import AttachNicRequest
 
     request = AttachNicRequest(**options)
+    can = abilities()
     with writing(commit=False) as session:
-        asked = claim_attach_nic(session, request, actor=actor())
+        asked = claim_attach_nic(session, request, can, actor=actor())
         cost = plug_cost(prices(session), asked) if only_plan else None
 
     def load_flow() -> Any:

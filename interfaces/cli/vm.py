@@ -115,6 +115,7 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     "--policy", default="spread", show_default=True, help="spread, pack, load-aware, or a rank expression."
 )
 @click.option("--group", "group_name", default="", help="Placement group that the machines join.")
+@click.option("--sg", "security_groups", multiple=True, help="Security group they are in; may be repeated.")
 @click.option(
     "--start", type=click.Choice(["running", "paused", "stopped"]), default="running", show_default=True
 )
@@ -201,6 +202,11 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
     from interfaces.cli.session import writing
     from vdc.claims.deploy import claim_deploy
 
+    can = None
+    if request.security_groups:
+        from tasks.abilities import abilities
+
+        can = abilities()
     answers: dict[str, str] = {}
     if request.burst != "never":
         from interfaces.cli.session import reading
@@ -211,7 +217,8 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
             asked = questions(session, request)
         answers = ask_clouds(asked)
     with writing(commit=False) as session:
-        claim = claim_deploy(session, request, actor=actor(), prices=load().prices, clouds=answers)
+        prices = load().prices
+        claim = claim_deploy(session, request, actor=actor(), prices=prices, clouds=answers, abilities=can)
     assert claim.plan is not None, "a plan adopts nothing"
     return {
         "machines": [

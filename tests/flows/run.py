@@ -10,9 +10,11 @@ from vdc.claims.snapshot_sweep import Swept
 from vdc.metering import Metered
 from vdc.reconciliation import Finding
 from vdc.requests import (
+    AssignGroupsRequest,
     AttachDiskRequest,
     AttachNicRequest,
     BillRequest,
+    ChangeGroupRequest,
     CloneImageRequest,
     DeleteImageRequest,
     DeleteSnapshotRequest,
@@ -89,6 +91,18 @@ def detach_nic(vm: str, nic: str) -> str:
     from flows.attach import detach_nic as flow
 
     return flow(DetachNicRequest(vm=vm, nic=nic))
+
+
+def assign_groups(verb: Any, group: str, *vms: str, tenant: str = "") -> str:
+    from flows.security import assign_groups as flow
+
+    return flow(AssignGroupsRequest(verb=verb, groups=[group], vms=list(vms), tenant=tenant))
+
+
+def change_group(verb: Any, group: str, direction: Any, protocol: Any, **what: str) -> str:
+    from flows.security import change_group as flow
+
+    return flow(ChangeGroupRequest(verb=verb, group=group, direction=direction, protocol=protocol, **what))
 
 
 def remove_disk(disk: str, tenant: str = "default") -> str:

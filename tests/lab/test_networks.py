@@ -20,14 +20,16 @@ from vdc import catalog
 from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
 from vdc.schema import Host, Vm
+from vdc.security_groups import create_group
 from vdc.specs import load
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
 
 VLANS = {"red": 310, "green": 311}
 CIDR, FLAT = "10.5.0.0/24", "10.6.0.0/24"
 PROBE = "10.5.0.250"
+FORGED_MAC = "02:66:66:66:66:66"
 FIRST, SECOND, FORGED = "10.5.0.1", "10.5.0.2", "10.5.0.77"
 
 
@@ -73,14 +75,14 @@ class Guest:
 
     def neighbour(self, address: str) -> str:
         """The name of who answers it by TCP at an address."""
-        page = self.sh(f"wget -q -O - http://{address}/ || true")
+        page = self.sh(f"timeout 5 wget -q -O - http://{address}/ || true")
         return dict(line.split("=", 1) for line in page.splitlines()).get("hostname", "")
 
     def pings_with_another_mac(self, address: str) -> bool:
         """Whether an echo comes back while its card has a forged MAC: it tells afterwards."""
         mac = self.spec.nics[0].mac
         forge = (
-            f"ip link set eth0 address 02:66:66:66:66:66; ping -c 3 -W 1 {address} >/tmp/told; "
+            f"ip link set eth0 address {FORGED_MAC}; ping -c 3 -W 1 {address} >/tmp/told; "
             f"ip link set eth0 address {mac}; ip neigh flush dev eth0; "
             # By its question they learn that it is itself again.
             f"ping -c 1 -W 1 {address}; ping -c 1 -W 1 {PROBE}; touch /tmp/over"
@@ -262,11 +264,13 @@ def test_forged_addresses_are_dropped(tenants: Tenants) -> None:
     assert not forger.pings_with_another_mac(FIRST)
 
     # The control: on a port that lets everything through both are answered.
-    loose = f"priority=200,in_port={device}"
-    tenants.on_switch("h2", "add-flow", "vdc-ovsbr0", f"{loose},actions=NORMAL")
+    out, back = f"priority=200,in_port={device}", f"table=20,priority=200,dl_dst={FORGED_MAC}"
+    tenants.on_switch("h2", "add-flow", "vdc-ovsbr0", f"{out},actions=NORMAL")
+    tenants.on_switch("h2", "add-flow", "vdc-ovsbr0", f"{back},actions=output:{device}")
     assert forger.pings(FIRST, source=FORGED)
     assert forger.pings_with_another_mac(FIRST)
-    tenants.on_switch("h2", "--strict", "del-flows", "vdc-ovsbr0", loose)
+    for flow in (out, back):
+        tenants.on_switch("h2", "--strict", "del-flows", "vdc-ovsbr0", flow)
     assert not forger.pings(FIRST, source=FORGED)
     forger.sh(f"ip addr del {FORGED}/24 dev eth0")
 
@@ -279,3 +283,64 @@ def test_a_switch_that_has_forgotten_its_rules_passes_nothing_until_they_are_bac
     assert found == {("port without its rules", f"vm/{t}-2", "restored") for t in VLANS}
     assert asking.pings(SECOND)
     assert run.reconcile() == []
+
+
+def test_what_no_security_group_lets_in_stays_out_wherever_the_machine_is(tenants: Tenants) -> None:
+    asking, guarded = tenants.guests["red-1"], tenants.guests["red-2"]
+    boot_id = says(guarded.probe, SECOND)["boot_id"]
+    with write_session(tenants.datacenter.url) as session:
+        create_group(session, "web", "red", actor="test")
+    # For our own way in.
+    run.change_group("add", "web", "in", "tcp", ports="22", cidr="10.5.0.250/32", tenant="red")
+    run.assign_groups("assign", "web", "red-2", tenant="red")
+
+    def seen() -> tuple[bool, str, bool, str]:
+        """Whether the other one reaches it by echo and by TCP, and it the other one."""
+        there = guarded.pings(FIRST), guarded.neighbour(FIRST)
+        return asking.pings(SECOND), asking.neighbour(SECOND), *there
+
+    assert seen() == (False, "", True, "red-1"), "answers to what it began come in"
+    assert says(guarded.probe, SECOND) == {}
+    run.change_group("add", "web", "in", "tcp", ports="80-81", cidr="10.5.0.0/24", tenant="red")
+    assert seen() == (False, "red-2", True, "red-1")
+    assert tenants.guests["green-1"].pings(SECOND), "another tenant's machine of that address is not meant"
+
+    run.migrate("red-2", "h1")
+    assert seen() == (False, "red-2", True, "red-1"), "both are on one switch now"
+    assert says(guarded.probe, SECOND)["boot_id"] == boot_id
+    run.change_group("remove", "web", "out", "any", tenant="red")
+    assert seen() == (False, "red-2", False, "")
+    run.change_group("remove", "web", "in", "tcp", ports="80-81", cidr="10.5.0.0/24", tenant="red")
+    assert seen() == (False, "", False, "")
+    assert run.reconcile() == []
+    run.migrate("red-2", "h2")
+    assert seen() == (False, "", False, "")
+    run.assign_groups("unassign", "web", "red-2", tenant="red")
+    assert seen() == (True, "red-2", True, "red-1")
+    tenants.datacenter.assert_agrees()
+
+
+def test_a_plain_bridge_keeps_nobody_apart_but_lets_nobody_forge(tenants: Tenants, tmp_path: Path) -> None:
+    """It fails the probe that VLANs pass; addresses are checked there too, by another firewall."""
+    red, green = tenants.guests["red-1"], tenants.guests["green-2"]
+    for name in ("red-1", "green-2"):
+        run.attach_nic(name, "flat")
+    mine, theirs = (guest.spec.nics[1] for guest in (red, green))
+    wait_for(lambda: red.pings(theirs.address), "the new cards are up")
+    heard = broadcast(tenants, red, [green], tmp_path, "10.6.0.255", "10.6.0.99", 1)
+    assert heard == {"green-2": True}
+
+    card = red.sh(f"ip -o addr show | grep {mine.address}/ | cut -d' ' -f2").strip()
+    red.sh(f"ip addr add 10.6.0.77/24 dev {card}")
+    assert not red.pings(theirs.address, source="10.6.0.77")
+    drop = ["nft", "delete", "element", "bridge", "vdc", "cards", f'{{ "{mine.device}" }}']
+    tenants.datacenter.on_host(red.host, *drop)
+    assert not red.pings(theirs.address), "a port of ours that has no rules passes nothing"
+    tenants.datacenter.on_host(red.host, "nft", "delete", "table", "bridge", "vdc")
+    assert red.pings(theirs.address, source="10.6.0.77"), "the control"
+    assert [(f.what, f.object) for f in run.reconcile()] == [("port without its rules", "vm/red-1")]
+    assert not red.pings(theirs.address, source="10.6.0.77")
+    assert red.pings(theirs.address)
+    for name, nic in (("red-1", mine), ("green-2", theirs)):
+        run.detach_nic(name, nic.address)
+        assert nic.device not in tenants.datacenter.ports()

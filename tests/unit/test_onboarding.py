@@ -17,7 +17,8 @@ from vdc.inventory import read_session, write_session
 from vdc.onboarding import Onboarded, onboard, parse
 from vdc.pricing import ListPrices
 from vdc.requests import DeployRequest
-from vdc.schema import Image, Operation, Tenant, User, Vnet
+from vdc.schema import Image, Operation, Tenant, User, Vm, Vnet
+from vdc.security_groups import listing, set_members
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb25lISE= a@b"
 
@@ -47,6 +48,24 @@ def _run(site: Site, values: dict[str, Any], vlans: str = "1000-1999") -> Onboar
 def _deploy(site: Site, **request: Any) -> None:
     with write_session(site.url) as session:
         claim_deploy(session, DeployRequest(**request), actor=ACTOR, prices=ListPrices())
+
+
+def test_security_groups_are_made_and_changed_while_nobody_is_in_them(site: Site) -> None:
+    _run(site, _file(security_groups=[{"name": "web", "rules": ["in tcp 80", "out any"]}]))
+    other = _file(security_groups=[{"name": "web", "rules": ["in tcp 81"]}])
+    assert _run(site, other).changes == ["security group web: rules changed"]
+    assert _run(site, other).changes == []
+    with write_session(site.url) as session:
+        (group,) = listing(session, "acme")
+        assert group["rules"] == ["in tcp 81 from 0.0.0.0/0"]
+    _deploy(site, template="acme-web", tenant="acme", name="one")
+    with write_session(site.url) as session:
+        vm_id = session.scalars(select(Vm.id)).one()
+        set_members(session, vm_id, [group["id"]])
+    with pytest.raises(Conflict, match="vdc sg add-rule"):
+        _run(site, _file(security_groups=[{"name": "web", "rules": ["in tcp 82"]}]))
+    with pytest.raises(Invalid, match="write it like"):
+        _run(site, _file(security_groups=[{"name": "web", "rules": ["in"]}]))
 
 
 def test_the_second_run_changes_nothing(site: Site) -> None:

@@ -195,7 +195,9 @@ def test_what_is_plugged_in_counts(site: Site, whose: str, limits: dict[str, int
 
     def ask(session: Session) -> object:
         if "addresses" in limits:
-            return claim_attach_nic(session, AttachNicRequest(vm="web", vnet="blue"), actor=ACTOR)
+            return claim_attach_nic(
+                session, AttachNicRequest(vm="web", vnet="blue"), Abilities(), actor=ACTOR
+            )
         return claim_attach_disk(session, AttachDiskRequest(vm="web", size_mib=40), Abilities(), actor=ACTOR)
 
     with pytest.raises(QuotaExceeded, match=says), write_session(site.url) as session:

@@ -40,6 +40,7 @@ from vdc.schema import (
     Volume,
     new_id,
 )
+from vdc.security_groups import check_filtering, groups_of, rules_of
 from vdc.states import VmState, check_allowed
 from vdc.storage import room_of
 from vdc.usage import Use, check_quota, check_vm_limits
@@ -148,7 +149,12 @@ def claim_attach_disk(
 
 
 def claim_attach_nic(
-    session: Session, request: AttachNicRequest, *, actor: str, flow_run_id: str | None = None
+    session: Session,
+    request: AttachNicRequest,
+    abilities: Abilities,
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
 ) -> Plug:
     """Open the operation and lease the card's address. Raises Refused."""
     if begun := operations.open_of_run(session, ATTACH_NIC, flow_run_id):
@@ -159,11 +165,18 @@ def claim_attach_nic(
     if not usable_by(session, vnet, vm.tenant_id):
         raise Forbidden(f"Network {vnet.name} belongs to another tenant than {tenant.name}.")
     _check_uplink(session, vm, vnet)
+    if groups_of(session, vm.id):
+        check_filtering([vnet], abilities, f"Machine {vm.name}")
     left = check_quota(session, tenant, Use(addresses=int(vnet.tenant_id is None)), vm.owner_id)
     index = _free_index(session, Nic, vm, model.MOST_NICS, "network cards")
     address = _address(session, vnet, request.address)
     device = NicSpec(
-        index, vnet_spec(vnet), model.nic_device(vm.id, index), mac_of(address, index), str(address)
+        index,
+        vnet_spec(vnet),
+        model.nic_device(vm.id, index),
+        mac_of(address, index),
+        str(address),
+        rules_of(session, vm.id),
     )
     row = Nic(
         id=device_id,

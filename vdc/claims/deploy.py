@@ -16,8 +16,18 @@ from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import PROVIDER, Burst, choose
 from vdc.claims.hold import instant
 from vdc.claims.persistent_disks import check_deployable
-from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity
-from vdc.model import ContextSpec, DiskSpec, HostRef, ImageSpec, NicSpec, VmSpec, VnetSpec
+from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity, Unsupported
+from vdc.model import (
+    Abilities,
+    ContextSpec,
+    DiskSpec,
+    HostRef,
+    ImageSpec,
+    NicSpec,
+    Rule,
+    VmSpec,
+    VnetSpec,
+)
 from vdc.names import check_name, find
 from vdc.operations import owner
 from vdc.placement import Shape, parse_rank, place
@@ -31,6 +41,8 @@ from vdc.schema import (
     Nic,
     Operation,
     PlacementGroup,
+    SecurityGroup,
+    SecurityGroupMember,
     Site,
     Template,
     Tenant,
@@ -39,6 +51,7 @@ from vdc.schema import (
     new_id,
     utc_now,
 )
+from vdc.security_groups import check_filtering, find_group, merged, rules_in
 from vdc.states import Desired, VmState
 from vdc.storage import check_shared_room
 from vdc.tariff import NOTHING, Tariff
@@ -165,6 +178,18 @@ def check_sizes(vcpu: int, memory_mib: int, disk_mib: int, image: Image) -> None
         )
 
 
+def _groups(
+    session: Session, request: DeployRequest, what: _Resolved, abilities: Abilities
+) -> list[SecurityGroup]:
+    """The security groups that the machines are to be in. Raises NotFound, Unsupported."""
+    groups = [find_group(session, name, what.tenant.name) for name in dict.fromkeys(request.security_groups)]
+    if groups and request.burst != "never":
+        raise Unsupported("Machines with security groups cannot burst: in a cloud its provider filters.")
+    if groups:
+        check_filtering(what.vnets, abilities, "The machine")
+    return groups
+
+
 def _names(session: Session, request: DeployRequest, tenant: Tenant, vm_ids: Sequence[str]) -> list[str]:
     if not request.name:
         names = [check_name("Machine", f"{request.template[:54]}-{vm_id[:8]}") for vm_id in vm_ids]
@@ -278,6 +303,7 @@ def _specs(
     vm_ids: list[str],
     host_ids: list[str],
     burst: Burst | None,
+    rules: tuple[Rule, ...] | None,
 ) -> list[VmSpec]:
     """Of the machines on hosts first: as many as there are `host_ids`."""
     site = session.scalars(select(Site.id)).one()
@@ -301,7 +327,9 @@ def _specs(
             memory_mib=what.memory_mib,
             disks=(_disk(what, vm_id),),
             nics=tuple(
-                NicSpec(i, vnet, model.nic_device(vm_id, i), mac_of(addresses[n], i), str(addresses[n]))
+                NicSpec(
+                    i, vnet, model.nic_device(vm_id, i), mac_of(addresses[n], i), str(addresses[n]), rules
+                )
                 for i, (vnet, addresses) in enumerate(leases)
             ),
             context=ContextSpec(name, tuple(what.template.ssh_keys), what.template.start_script),
@@ -416,23 +444,30 @@ def claim_deploy(
     actor: str,
     prices: ListPrices,
     clouds: Mapping[str, str] | None = None,
+    abilities: Abilities | None = None,
     flow_run_id: str | None = None,
 ) -> DeployClaim:
     """Reserve all that the request needs and open its operations.
 
     `clouds` has those that were asked before: empty where one answered, else what is wrong with it.
+    `abilities` are needed for machines with security groups.
     Raises Refused where it cannot be; the session must then be rolled back.
     """
     if adopted := adopt_batch(session, "deploy", flow_run_id):
         return DeployClaim(adopted, None)
     _check_scale_test(session, request)
     what = _resolve(session, request)
+    groups = _groups(session, request, what, abilities or Abilities())
     vm_ids = [new_id() for _ in range(request.count)]
     n = request.count
     quota_left = _check_quota(session, request, what)
     host_ids, said, burst = _place(session, request, what, clouds or {})
-    made = _specs(session, request, what, vm_ids, host_ids, burst)
+    rules = merged([rule for group in groups for rule in rules_in(group)]) if groups else None
+    made = _specs(session, request, what, vm_ids, host_ids, burst, rules)
     _insert(session, what, made, host_ids, burst, request)
+    session.add_all(
+        SecurityGroupMember(vm_id=spec.vm_id, group_id=group.id) for spec in made for group in groups
+    )
     batch = open_batch(
         session,
         "deploy",

@@ -11,10 +11,11 @@ from vdc import operations, specs
 from vdc.access import usable_by
 from vdc.claims.persistent_disks import check_idle, image_of
 from vdc.claims.terminate import find_vm
-from vdc.errors import Conflict, Forbidden, Invalid
+from vdc.errors import Conflict, Forbidden, Invalid, InvalidState
 from vdc.names import find
 from vdc.operations import Opening
 from vdc.schema import Disk, Nic, Share, Tenant, Vm, Vnet, Volume, utc_now
+from vdc.security_groups import groups_of
 from vdc.states import VmState, check_allowed
 from vdc.usage import check_quota, check_vm_limits, vm_use
 from vdc.usage_events import vm_event, with_event
@@ -35,6 +36,11 @@ def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) 
     opening = Opening("give", "vm", vm.id, vm.name, {"from": giver.name, "to": receiver.name})
     claim = operations.open_one(session, opening, actor=actor)
     _check_networks(session, vm, receiver)
+    if groups := groups_of(session, vm.id):
+        raise InvalidState(
+            f"Machine {vm.name} is in tenant {giver.name}'s security group {', '.join(groups)}: "
+            "take it out first (`vdc sg unassign`)."
+        )
     live_name = f"{receiver.id}/{vm.name}"
     if session.scalars(select(Vm.id).where(Vm.live_name == live_name)).first():
         raise Conflict(f"Machine name {vm.name!r} is taken in tenant {to}: rename it first.")

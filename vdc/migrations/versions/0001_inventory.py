@@ -532,6 +532,30 @@ def upgrade() -> None:
         sa.UniqueConstraint("vnet_id", "mac", name=op.f("uq_nics_vnet_id_mac")),
     )
     op.create_table(
+        "security_groups",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("rules", sa.JSON(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_security_groups_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_security_groups")),
+        sa.UniqueConstraint("tenant_id", "name", name=op.f("uq_security_groups_tenant_id_name")),
+    )
+    op.create_table(
+        "security_group_members",
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("group_id", sa.String(length=36), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["group_id"], ["security_groups.id"], name=op.f("fk_security_group_members_group_id")
+        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_security_group_members_vm_id")),
+        sa.PrimaryKeyConstraint("vm_id", "group_id", name=op.f("pk_security_group_members")),
+    )
+    with op.batch_alter_table("security_group_members", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_security_group_members_group_id"), ["group_id"], unique=False)
+
+    op.create_table(
         "samples",
         sa.Column("vm_id", sa.String(length=36), nullable=False),
         sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
@@ -622,6 +646,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_samples_at"))
 
     op.drop_table("samples")
+    with op.batch_alter_table("security_group_members", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_security_group_members_group_id"))
+
+    op.drop_table("security_group_members")
+    op.drop_table("security_groups")
     op.drop_table("nics")
     with op.batch_alter_table("launch_attempts", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_launch_attempts_vm_id"))
