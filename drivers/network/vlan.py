@@ -95,8 +95,10 @@ _REMOVE = (
 inner=$1 devices=$2; shift 2
 # One transaction and one process: it prints the names of those that are there, and removes them.
 found=$(ovs-vsctl --timeout=10 "$@" -- list-br)
-if printf '%s\\n' "$found" | grep -qx "$inner"; then ovs-ofctl add-flows "$inner" -; fi
-printf '%s\\n' "$found" | grep -x '"\\{0,1\\}vd[0-9a-f]\\{10\\}-[0-9]"\\{0,1\\}' || true
+for line in $found; do
+  [ "$line" != "$inner" ] || ovs-ofctl add-flows "$inner" -
+done
+echo "$found"
 remove_taps $devices
 """
 )
@@ -188,7 +190,8 @@ class VlanNetwork:
             argv += ["--", "--if-exists", "get", "Port", port, "name", "--", "--if-exists", "del-port", port]
         flows = "".join(f"{openflow.removal(device)}\n" for device in devices)
         what = f"removing ports from Open vSwitch bridge {self._inner}"
-        return bool(self._run(_REMOVE, [self._inner, " ".join(devices), *argv], what, stdin=flows))
+        told = self._run(_REMOVE, [self._inner, " ".join(devices), *argv], what, stdin=flows)
+        return any(switch.is_ours(line.strip('"')) for line in told)
 
     @property
     def _uplink(self) -> str:
