@@ -30,7 +30,7 @@ clean-demo: setup  ## take the demo down again, to the last process
 	$(BIN)/python -m deployments.demo --clean
 
 test: setup lint  ## everything: style, types, layers, all tests, none skipped (needs root)
-	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m "not alone" --numprocesses 3 --dist worksteal
+	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m "not alone" --numprocesses 2 --dist worksteal
 	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m alone
 
 lint: setup  ## style, types and layers

@@ -28,6 +28,7 @@ DRIVERS = (
     "start",
     "remove domain",
     "remove ports",
+    "measure persistent image",
     "remove files",
 )
 """Phases in which a driver is at work; in all others it is us."""

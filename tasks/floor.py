@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,8 +16,9 @@ from drivers.seed import build_seed
 from tasks import timing
 from tasks.domains import domain_spec
 from tasks.environment import environment
+from tasks.machines import ensure_networks, remove_ports
 from vdc.claims.batch import Machine
-from vdc.model import DomainSpec, Uplink, VmSpec
+from vdc.model import VmSpec
 
 DEADLINE_PER_MACHINE_S = 60.0
 
@@ -34,7 +34,7 @@ class Interval:
 
 def bare_machine(spec: VmSpec) -> BareMachine:
     """A machine as the bare loop needs it: the same disk, seed, card and description as ours."""
-    domain, disk = _plugged_by_libvirt(spec), spec.disks[0]
+    domain, disk = domain_spec(spec), spec.disks[0]
     assert domain.seed_path is not None
     assert disk.image is not None
     store = registry.datastore(disk.datastore_uri, spec.host, environment().access)
@@ -47,16 +47,10 @@ def bare_machine(spec: VmSpec) -> BareMachine:
         image_format=disk.image.format,
         seed=domain.seed_path,
         seed_content=build_seed(spec.context, spec.vm_id, spec.nics),
+        plug=list(ensure_networks(spec)),
+        unplug=list(remove_ports(spec)),
         paused=spec.start == "paused",
     )
-
-
-def _plugged_by_libvirt(spec: VmSpec) -> DomainSpec:
-    """Nobody makes ports for it: libvirt plugs its cards into the uplinks."""
-    domain = domain_spec(spec)
-    uplinks = [Uplink(urlsplit(nic.vnet.uri).netloc, nic.vnet.vlan_id) for nic in spec.nics]
-    nics = zip(domain.nics, uplinks, strict=True)
-    return replace(domain, nics=tuple(replace(nic, uplink=uplink) for nic, uplink in nics))
 
 
 @task(name="bare-loop", task_run_name="bare loop", cache_policy=NO_CACHE, persist_result=False)

@@ -148,10 +148,11 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
     message led by the step, the machine and the host.
     """
     for name, step in steps.items():
-        begun, failure = timing.now(), ""
+        begun, failure, called = timing.now(), "", False
         try:
             for call in step(machine.spec):
                 fence.check(machine.claim)
+                called = True
                 call()
         except Superseded:
             raise
@@ -161,7 +162,8 @@ def run_steps(steps: Mapping[str, Step], machine: Machine, fence: Fence) -> date
             error.args = (f"Step '{name}' of {spec.name} on host {spec.host.name} failed: {what}",)
             raise
         finally:
-            timing.report(name, begun, machine.spec, failure)
+            if called:
+                timing.report(name, begun, machine.spec, failure)
     return utc_now()
 
 

@@ -279,17 +279,6 @@ class Attachment:
     mac: str
     offloads: bool = True
     """False: segmentation and checksum offloads off (a user-space switch does not carry them)."""
-    uplink: Uplink | None = None
-    """Set where there is no port, and libvirt is to make one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Uplink:
-    """A port as libvirt makes it, without a rule: the bare loop's, against which ours is measured."""
-
-    bridge: str
-    vlan_id: int | None = None
-    """Open vSwitch's; None: a Linux bridge."""
 
 
 @dataclass(frozen=True, slots=True)

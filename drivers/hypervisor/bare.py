@@ -2,6 +2,7 @@
 
 Plain libvirt-python and paramiko, a thread pool a host: no inventory, no Prefect, no check, no retry. It is
 given its seeds and domain descriptions ready made, so what it takes is what the host, libvirt and SSH take.
+Its cards' ports have the same rules as ours, by the same scripts: those of the network's driver.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class BareMachine:
     image_format: str
     seed: str
     seed_content: bytes
+    plug: Sequence[Callable[[], object]]
+    """What makes its cards' ports, with their rules."""
+    unplug: Sequence[Callable[[], object]]
     paused: bool = True
 
 
@@ -54,6 +58,9 @@ class BareHost:
     def make(self, machine: BareMachine) -> None:
         image, disk, seed = map(shlex.quote, (machine.image, machine.disk, machine.seed))
         backing = f"-b {image} -F {shlex.quote(machine.image_format)}"
+        with self._timed(machine, "ensure network"):
+            for call in machine.plug:
+                call()
         with self._timed(machine, "ensure disk"):
             self._run(f"qemu-img create -q -f qcow2 {backing} {disk} {machine.size_mib}M")
         with self._timed(machine, "ensure seed"):
@@ -68,6 +75,9 @@ class BareHost:
             domain = self.conn.lookupByName(machine.name)
             domain.destroy()
             domain.undefine()
+        with self._timed(machine, "remove ports"):
+            for call in machine.unplug:
+                call()
         with self._timed(machine, "remove files"):
             self._run(f"rm -f {shlex.quote(machine.disk)} {shlex.quote(machine.seed)}")
 

@@ -216,20 +216,14 @@ def _seed(path: str) -> etree._Element:
 
 
 def _nic(nic: Attachment) -> etree._Element:
-    interface = _element("interface", _element("mac", address=nic.mac))
-    target = _element("target", dev=nic.device)
-    if nic.uplink is None:
+    interface = _element(
+        "interface",
+        _element("mac", address=nic.mac),
         # The port is there, with its rules: libvirt opens it and neither makes nor removes it.
-        interface.set("type", "ethernet")
-        target.set("managed", "no")
-    else:
-        interface.set("type", "bridge")
-        interface.append(_element("source", bridge=nic.uplink.bridge))
-        if nic.uplink.vlan_id is not None:
-            interface.append(_element("virtualport", type="openvswitch"))
-            interface.append(_element("vlan", _element("tag", id=str(nic.uplink.vlan_id))))
-    interface.append(target)
-    interface.append(_element("model", type="virtio"))
+        _element("target", dev=nic.device, managed="no"),
+        _element("model", type="virtio"),
+        type="ethernet",
+    )
     if not nic.offloads:
         off = dict.fromkeys(("csum", "tso4", "tso6", "ecn", "ufo"), "off")
         driver = _element("driver", _element("host", gso="off", **off), _element("guest", **off), name="qemu")

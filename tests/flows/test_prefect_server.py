@@ -46,6 +46,7 @@ def test_the_ui_calls_the_server_that_serves_it(prefect_server: Settings) -> Non
         assert "<html" in response.read().decode().lower()
 
 
+@pytest.mark.alone  # others let the automation rest
 def test_work_pool_and_automation_are_made_once(prefect_server: Settings) -> None:
     assert prefect_objects.ensure_objects(prefect_server) is False
     pool = health.call(prefect_server, f"/work_pools/{prefect_objects.WORK_POOL}")

@@ -217,3 +217,11 @@ def test_one_at_a_time_and_no_stranger_joins(site: Site, start: Processes, tmp_p
     site.sim.release("ensure_started")
     assert not child.answer().error
     site.assert_agrees()
+
+
+@pytest.mark.usefixtures("engine")
+def test_each_step_of_a_machine_is_a_phase_of_the_report() -> None:
+    from reports.scale_test import DRIVERS
+    from tasks.machines import PROVISION, TEARDOWN
+
+    assert DRIVERS == (*PROVISION, *TEARDOWN)

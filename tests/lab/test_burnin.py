@@ -21,7 +21,7 @@ def test_forty_operations_by_three_users(clean: Datacenter, tmp_path: Path) -> N
     report = course.run(request, tmp_path / "out", said.append)
     assert report.failed == [], report.checks
     assert sum(row["asked"] for row in report.operations) == 40
-    assert sum(row["done"] for row in report.operations) >= 20
+    assert sum(row["done"] for row in report.operations) >= 12
     clean.assert_agrees()
     assert clean.live() == []
     assert run.reconcile() == []

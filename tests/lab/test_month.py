@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from deployments.lab.ec2.endpoint import AMI, CREDENTIALS, PRICES
 from tests.flows import run
 from tests.flows.site import ACTOR
 from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, wait_for
+from tests.prefect_fixture import free_port
 from tests.unit.test_bill import table
-from vdc import catalog
+from vdc import catalog, clouds
 from vdc.billing import read_bill
 from vdc.claims.giving import give
 from vdc.claims.hold import hold
 from vdc.clock import running_on
+from vdc.cloud_prices import parse
 from vdc.inventory import read_session, write_session
 from vdc.requests import MachinesRequest
-from vdc.schema import Image, Sample, Snapshot, UsageEvent, Vm
+from vdc.schema import Host, Image, Sample, Snapshot, Tenant, UsageEvent, Vm
+from vdc.states import VmState
 from vdc.tariff_file import load_version
 from vdc.tariffs import add_tariff
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
 
 MADRID = ZoneInfo("Europe/Madrid")
+TENANTS = ("acme", "bolt", "cove")
 TARIFF = """
 currency: EUR
 valid_from: {since}
@@ -67,6 +73,47 @@ def calendar() -> Iterator[Calendar]:
         yield made
 
 
+@contextmanager
+def _away(datacenter: Datacenter, but_for: str) -> Iterator[None]:
+    """Hosts other than that of machine `but_for` do not answer: nothing listens where they are called."""
+    with write_session(datacenter.url) as session:
+        spec = session.scalars(select(Vm.spec).where(Vm.name == but_for)).one()
+        uris = dict(
+            session.execute(select(Host.name, Host.uri).where(Host.name != spec["host"]["name"])).all()
+        )
+        for name in uris:
+            uri = f"qemu+ssh://root@127.0.0.1:{free_port()}/system"
+            session.execute(update(Host).where(Host.name == name).values(uri=uri))
+    try:
+        yield
+    finally:
+        with write_session(datacenter.url) as session:
+            for name, uri in uris.items():
+                session.execute(update(Host).where(Host.name == name).values(uri=uri))
+
+
+@contextmanager
+def _hosts_take_nothing(datacenter: Datacenter) -> Iterator[None]:
+    def be(state: str) -> None:
+        with write_session(datacenter.url) as session:
+            session.execute(update(Host).values(state=state))
+
+    be("disabled")
+    try:
+        yield
+    finally:
+        be("enabled")
+
+
+def _with_cloud(datacenter: Datacenter, tenant: str) -> None:
+    """The lab's EC2 endpoint, for one tenant."""
+    prices = parse(PRICES.read_text(), "lab", today=date(2026, 11, 1))
+    with write_session(datacenter.url) as session:
+        clouds.add_cloud(session, "aws", datacenter.lab.lab.ec2_uri, prices, currency="EUR", actor=ACTOR)
+        clouds.map_image(session, "tiny", "aws", AMI, actor=ACTOR)
+        session.execute(update(Tenant).where(Tenant.name == tenant).values(burst_allowed=True))
+
+
 def _domain_lost(datacenter: Datacenter, name: str) -> None:
     with read_session(datacenter.url) as session:
         vm = session.scalars(select(Vm).where(Vm.name == name)).one()
@@ -84,11 +131,17 @@ def _sent_bytes(datacenter: Datacenter) -> int:
         return sample.net_tx_bytes
 
 
-def test_a_month_is_billed_as_by_hand(calendar: Calendar, clean: Datacenter, tmp_path: Path) -> None:
+def test_a_month_is_billed_as_by_hand(
+    calendar: Calendar, clean: Datacenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = clean.url
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
     with write_session(url) as session:
-        for tenant in ("acme", "bolt"):
+        for tenant in TENANTS:
             catalog.create_tenant(session, tenant, time_zone="Europe/Madrid", actor=ACTOR)
+        net = {"uri": "vlan://ovsbr0", "needs_vlan": True, "vlan_id": 302, "cidr": "10.5.0.0/24"}
+        catalog.create_vnet(session, "outer", **net, actor=ACTOR)  # type: ignore[arg-type]
         for since, vcpu in (("2026-09-01", "0.01"), ("2026-10-15", "0.02")):
             file = tmp_path / f"{since}.yaml"
             file.write_text(TARIFF.format(since=since, vcpu=vcpu))
@@ -105,6 +158,10 @@ def test_a_month_is_billed_as_by_hand(calendar: Calendar, clean: Datacenter, tmp
     calendar.at(10, 5)
     _domain_lost(clean, "db")
     calendar.at(10, 5, 12)
+    with _away(clean, but_for="db"):
+        run.reconcile()
+    with read_session(url) as session:
+        assert session.scalars(select(Vm.state).where(Vm.name == "db")).one() == VmState.MISSING
     assert [finding.object for finding in run.reconcile()] == ["vm/db"]
     calendar.at(10, 6)
     run.terminate("db")
@@ -136,9 +193,30 @@ def test_a_month_is_billed_as_by_hand(calendar: Calendar, clean: Datacenter, tmp
         image_mib = session.scalars(select(Image.size_mib).where(Image.name == "golden")).one()
     calendar.at(10, 10)
     run.power("start", "web")
+    calendar.at(10, 11)
+    run.deploy(name="hub", tenant="cove", start="stopped", memory_mib=512, disk_mib=1024)
     calendar.at(10, 11, 21)
     run.delete_image("golden")
+    calendar.at(10, 12)
+    run.attach_disk("hub", size_mib=1024, name="data")
+    calendar.at(10, 13)
+    run.attach_nic("hub", "outer")
+    calendar.at(10, 14)
+    run.detach_nic("hub", "outer")
+    run.detach_disk("hub", "data", keep=True)
+    calendar.at(10, 15)
+    run.attach_disk("hub", volume="data")
+    calendar.at(10, 16)
+    run.detach_disk("hub", "data", keep=True)
+    run.terminate("hub")
+    calendar.at(10, 17)
+    run.remove_disk("data", "cove")
+    calendar.at(10, 18)
+    _with_cloud(clean, "cove")
+    with _hosts_take_nothing(clean):
+        run.deploy(name="peak", tenant="cove", burst="when-full")
     calendar.at(10, 20)
+    run.terminate("peak")
     with write_session(url) as session:
         give(session, "web", "bolt", actor=ACTOR)
     calendar.at(10, 27)
@@ -149,11 +227,10 @@ def test_a_month_is_billed_as_by_hand(calendar: Calendar, clean: Datacenter, tmp
     issued = {bill.tenant: bill.number for bill in run.bill("2026-10")}
     with read_session(url) as session:
         kinds = set(session.scalars(select(UsageEvent.kind)))
-        bills = {
-            tenant: json.loads(read_bill(session, issued[tenant])[0].document) for tenant in ("acme", "bolt")
-        }
+        bills = {tenant: json.loads(read_bill(session, issued[tenant])[0].document) for tenant in TENANTS}
     assert kinds == {
-        *("created", "started", "stopped", "suspended", "resumed", "held", "released", "terminated"),
+        *("created", "started", "stopped", "suspended", "resumed", "held", "released", "lost", "terminated"),
+        *("disk-attached", "disk-detached", "attached", "address-leased", "address-released"),
         *("resized", "owner-changed", "snapshot-taken", "snapshot-removed", "stored", "removed", "traffic"),
     }
     mib = {"S": snapshot_mib, "I": image_mib}

@@ -12,7 +12,7 @@ from lxml import etree
 from drivers.hypervisor import domain_xml
 from tests.requires import missing
 from vdc.errors import Invalid
-from vdc.model import Attachment, DiskAttachment, DomainSpec, Uplink, nic_device
+from vdc.model import Attachment, DiskAttachment, DomainSpec, nic_device
 
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 VM_ID = "5f6497f5-f9c0-4bca-b054-d73d9ce81d8b"
@@ -135,17 +135,6 @@ def test_card_is_on_the_port_that_was_made_and_leaves_nothing_to_the_switch() ->
     assert card.find("target").get("managed") == "no"  # type: ignore[union-attr]
     assert card.find("driver/host").get("csum") == "off"  # type: ignore[union-attr]
     assert card.find("driver/guest").get("tso4") == "off"  # type: ignore[union-attr]
-
-
-def test_card_that_libvirt_is_to_plug_in_says_where(schema: etree.RelaxNG) -> None:
-    plain = Attachment(nic_device(VM_ID, 0), "52:54:00:00:00:01", uplink=Uplink("br0"))
-    tagged = Attachment(nic_device(VM_ID, 1), "52:54:00:00:00:02", uplink=Uplink("ovsbr0", 100))
-
-    cards = check(schema, replace(domain(), nics=(plain, tagged))).findall("devices/interface")
-
-    assert [child.tag for child in cards[0]] == ["mac", "source", "target", "model"]
-    assert cards[1].find("virtualport").get("type") == "openvswitch"  # type: ignore[union-attr]
-    assert cards[1].find("vlan/tag").get("id") == "100"  # type: ignore[union-attr]
 
 
 def test_screen_is_not_open_to_the_network() -> None:
