@@ -224,4 +224,4 @@ def test_each_step_of_a_machine_is_a_phase_of_the_report() -> None:
     from reports.scale_test import DRIVERS
     from tasks.machines import PROVISION, TEARDOWN
 
-    assert DRIVERS == (*PROVISION, *TEARDOWN)
+    assert (*PROVISION, *TEARDOWN) == DRIVERS
