@@ -49,14 +49,26 @@ def _break_emulator(datacenter: Datacenter) -> Callable[[], object]:
 
 
 def _break_taps(datacenter: Datacenter) -> Callable[[], object]:
-    """h1 cannot make a network card's host end, so that what was defined does not start."""
+    """h1 cannot make a network card's port."""
     datacenter.on_host("h1", "mount", "--bind", "/dev/null", "/dev/net/tun")
     return lambda: datacenter.on_host("h1", "umount", "/dev/net/tun")
 
 
+def _break_logs(datacenter: Datacenter) -> Callable[[], object]:
+    """h1 cannot write a machine's log, so that what was defined does not start."""
+    logs = "/var/log/libvirt/qemu"
+    datacenter.on_host("h1", "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", logs)
+    return lambda: datacenter.on_host("h1", "umount", logs)
+
+
 @pytest.mark.parametrize(
     ("step", "break_it"),
-    [("ensure disk", _break_image), ("define", _break_emulator), ("start", _break_taps)],
+    [
+        ("ensure network", _break_taps),
+        ("ensure disk", _break_image),
+        ("define", _break_emulator),
+        ("start", _break_logs),
+    ],
 )
 def test_a_failed_step_is_taken_back_and_named(
     clean: Datacenter, step: str, break_it: Callable[[Datacenter], Callable[[], object]]
