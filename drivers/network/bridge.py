@@ -20,17 +20,26 @@ if [ ! -d "/sys/class/net/$1/bridge" ]; then echo "there is no bridge $1" >&2; e
 ls "/sys/class/net/$1/brif"
 """
 
+_RULES = """
+# What is in force, if anything is: an nft that fails is told.
+rules() {
+  tables=$(nft list tables bridge)
+  ! printf '%s\\n' "$tables" | grep -qx 'table bridge vdc' || nft "$@" list table bridge vdc
+}
+"""
+
 # The rules are in force before there is a port that they are about.
 _MAKE = (
     "set -eu\n"
     + switch.MAKE_TAPS
+    + _RULES
     + """
 bridge=$1; shift
 master="master $bridge"
-before=$(nft list table bridge vdc 2>/dev/null || true)
+before=$(rules)
 nft -f -
 make_taps "$@"
-[ -z "$made" ] && [ "$before" = "$(nft list table bridge vdc)" ] || echo made
+[ -z "$made" ] && [ "$before" = "$(rules)" ] || echo made
 """
 )
 
@@ -92,8 +101,7 @@ class BridgeNetwork:
     def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
         if not nics:
             return []
-        # Without the table there is nothing to list; that nft is not there is told by the next who needs it.
-        argv = ["sh", "-c", "nft -j list table bridge vdc 2>/dev/null || true"]
+        argv = ["sh", "-c", f"set -eu\n{_RULES}\nrules -j"]
         listing = self._ssh.run(argv, what=f"reading the rules of bridge {self._bridge}").decode()
         loose, ports = firewall.unguarded(nics, listing), set(self._ports())
         return [nic.device for nic in nics if nic.device in loose or nic.device not in ports]
