@@ -251,8 +251,11 @@ class LocalDatastore:
 
     def _publish(self, part: Path, kept: Path, sha256: str) -> None:
         """Give it its name, unless another one was faster: theirs has the same bytes."""
+        checksum = _checksum_of(part)
         try:
-            _checksum_of(kept).write_text(f"{sha256}\n")
+            checksum.write_text(f"{sha256}\n")
+            # In one step: who was faster reads it already.
+            checksum.replace(_checksum_of(kept))
             part.chmod(0o444)
             os.link(part, kept)
         except FileExistsError:
@@ -260,6 +263,7 @@ class LocalDatastore:
         except OSError as error:
             raise self._trouble(f"writing {kept}", error) from error
         finally:
+            checksum.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
 
     def _drop(self, name: str) -> bool:
