@@ -111,7 +111,11 @@ class Hypervisor(Protocol):
 
     def ensure_defined(self, spec: DomainSpec) -> bool: ...
 
-    def ensure_started(self, name: str, *, paused: bool = False) -> bool: ...
+    def ensure_started(self, name: str, *, paused: bool = False) -> bool:
+        """Start it, or let it go on, unless it is to be `paused`.
+
+        Raises DriverFailure where it stood still for want of room in its datastore, and at once does again.
+        """
 
     def ensure_shut_down(self, name: str, *, timeout_s: float) -> bool:
         """Ask the guest to shut down, and wait for it; whether the domain is off. A paused guest cannot."""

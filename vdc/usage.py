@@ -123,9 +123,15 @@ def check_quota(session: Session, tenant: Tenant, adding: Use, owner_id: str | N
     Raises QuotaExceeded with the numbers of each limit that would be passed.
     """
     left = _check(tenant, f"Tenant {tenant.name}", tenant_use(session, tenant.id), adding, "")
-    if user := session.get(User, owner_id) if owner_id else None:
-        left += _check(user, f"User {user.name}", user_use(session, user.id), adding, f" of user {user.name}")
-    return left
+    return left + check_user_quota(session, adding, owner_id)
+
+
+def check_user_quota(session: Session, adding: Use, owner_id: str | None) -> list[str]:
+    """As `check_quota`, of what passes from one user of a tenant to another."""
+    user = session.get(User, owner_id) if owner_id else None
+    if user is None:
+        return []
+    return _check(user, f"User {user.name}", user_use(session, user.id), adding, f" of user {user.name}")
 
 
 def check_vm_limits(session: Session, tenant: Tenant, size: Use, owner_id: str | None = None) -> None:

@@ -253,7 +253,7 @@ class LibvirtHypervisor:
                 # "It runs already" has different codes in different libvirt drivers: look.
                 state = domain.state()[0]
                 if state == libvirt.VIR_DOMAIN_PAUSED and not paused:
-                    domain.resume()
+                    power.resume(domain, self._host.name)
                     return True
                 if _STATES.get(state) in ("running", "paused"):
                     return False
@@ -696,7 +696,7 @@ class LibvirtHypervisor:
             state="suspended" if off and saved else _STATES.get(state, "other"),
             vm_id=owner.vm_id if owner else "",
             site=owner.site if owner else "",
-            stalled=state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+            stalled=power.is_stalled((state, reason)),
         )
 
     def _read_load(self) -> float:

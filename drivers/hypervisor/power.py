@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import libvirt
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 WATCH_S = 0.2
 """How often a guest that was asked is looked at."""
+STALL_S = 2.0
+"""How long a guest that had no room for what it writes is watched when it is resumed."""
 ABORT_S = 30.0
 """How long the saving of memory may take to end once it was aborted."""
 ASK_AGAIN_S = 10.0
@@ -82,6 +84,27 @@ def ensure_stopped(conn: libvirt.virConnect, name: str) -> bool:
         domain.managedSaveRemove(0)
         changed = True
     return changed
+
+
+def is_stalled(state: Sequence[int]) -> bool:
+    """Whether QEMU itself has paused the domain, as there was no room for what its guest writes."""
+    return tuple(state) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+
+
+def resume(domain: libvirt.virDomain, host: str) -> None:
+    """Let a paused domain go on. Raises DriverFailure where there still is no room for what it writes."""
+    stalled = is_stalled(domain.state())
+    domain.resume()
+    # QEMU tries at once to write what it could not write before.
+    deadline = time.monotonic() + STALL_S
+    while stalled and time.monotonic() < deadline:
+        if is_stalled(domain.state()):
+            raise DriverFailure(
+                f"{host}: domain {domain.name()} stands still again: there is no room for what it writes. "
+                "Make room in its datastore, then resume it.",
+                host=host,
+            )
+        time.sleep(WATCH_S / 4)
 
 
 def ensure_paused(conn: libvirt.virConnect, name: str, host: str) -> bool:

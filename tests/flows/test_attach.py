@@ -388,6 +388,18 @@ REFUSALS: dict[str, tuple[Before, Ask, type[Exception], str]] = {
     ),
     "half in": (_unready, lambda: run.attach_disk("web", size_mib=1), InvalidState, "half in and half out"),
     "migrated half in": (_unready, lambda: run.migrate("web"), InvalidState, "half in and half out"),
+    "disk for a tenant that leaves": (
+        lambda site: _change(site, Tenant, "default", state="leaving"),
+        lambda: run.attach_disk("web", size_mib=1),
+        InvalidState,
+        "Tenant default is leaving: its machines get nothing new",
+    ),
+    "card for a tenant that leaves": (
+        lambda site: _change(site, Tenant, "default", state="leaving"),
+        lambda: run.attach_nic("web", "blue"),
+        InvalidState,
+        "is leaving",
+    ),
     "paused": (
         lambda site: run.power("pause", "web"),
         lambda: run.attach_disk("web", size_mib=1),

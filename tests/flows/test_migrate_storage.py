@@ -4,21 +4,27 @@ whole on one host, with what its guest wrote, and nothing of it is left on the o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from tests.flows import run
 from tests.flows.conftest import LEASE_S
 from tests.flows.engine import Engine
 from tests.flows.forms import FORMS
 from tests.flows.processes import Processes
-from tests.flows.site import Site, settings
+from tests.flows.site import ACTOR, Site, settings
 from tests.flows.test_migrate import operation, whole
+from vdc import specs
+from vdc.claims.migrate import claim_migrate
 from vdc.errors import Invalid, NoCapacity, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
-from vdc.schema import Cdrom, Datastore, HostDatastore, Image, Vm
+from vdc.model import Abilities
+from vdc.requests import MigrateRequest
+from vdc.schema import Cdrom, Datastore, Disk, Host, HostDatastore, Image, Vm
 from vdc.states import VmState
 
 
@@ -255,3 +261,34 @@ def test_an_image_is_gone_from_every_host_that_had_it(site: Site) -> None:
     assert site.sim.snapshot_state()["files"] == {}
     with read_session(site.url) as session:
         assert session.query(Datastore).count() == 1
+
+
+def test_all_its_disks_must_have_room_where_it_goes(web: Site) -> None:
+    """Its second disk is in a datastore of its own, whose part on h2 is too small for it."""
+    run.attach_disk("web", size_mib=40, name="data")
+    other = "simulated:///other"
+    with write_session(web.url) as session:
+        hosts = {host.name: host.id for host in session.scalars(select(Host))}
+        store = Datastore(name="other", uri=other, disk_format="qcow2", shared=False, overcommit=1.0)
+        session.add(store)
+        session.flush()
+        for name, mib in (("h1", 100), ("h2", 39)):
+            session.add(
+                HostDatastore(host_id=hosts[name], datastore_id=store.id, capacity_mib=mib, free_mib=mib)
+            )
+        session.execute(update(Disk).where(Disk.index == 1).values(datastore_id=store.id))
+        vm = session.scalars(select(Vm)).one()
+        root, data = specs.load(vm.spec).disks
+        moved = replace(specs.load(vm.spec), disks=(root, replace(data, datastore_uri=other)))
+        vm.spec = specs.dump(moved)
+    can = Abilities(
+        migrating=frozenset(web.sim.host(name).uri for name in hosts),
+        movable=frozenset({other, web.sim.datastore_uri()}),
+    )
+    asked = MigrateRequest(vm="web", to="h2", with_storage=True)
+    says = r"h2 refused: datastore other there: 0 of 39 MiB are promised \(1 times its size\), 40 more asked"
+    with write_session(web.url, commit=False) as session, pytest.raises(NoCapacity, match=says):
+        claim_migrate(session, asked, can, actor=ACTOR)
+    with write_session(web.url, commit=False) as session:
+        session.execute(update(HostDatastore).values(capacity_mib=1000, free_mib=1000))
+        assert claim_migrate(session, asked, can, actor=ACTOR).target.name == "h2"

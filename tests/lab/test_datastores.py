@@ -151,6 +151,8 @@ def test_a_machine_that_fills_it_stands_still_and_goes_on_when_there_is_room(sma
         ),
         "was running, is paused": "adopted as paused",
     }
+    with pytest.raises(OperationFailed, match=r"stands still again: there is no room.*Make room"):
+        run.power("resume", "thirsty")
     small.on_host("h1", "rm", f"{SMALL}/ballast")
     run.power("resume", "thirsty")
     after = wait_for(lambda: says(probe, address), "the machine answers again", BOOT_TIMEOUT_S)

@@ -220,6 +220,30 @@ def test_a_kept_disk_counts_until_it_is_gone(site: Site) -> None:
         assert tenant_use(session, al.tenant_id).disk_mib == user_use(session, al.user_id).disk_mib == 64
 
 
+def test_a_kept_disk_of_another_user_is_within_the_quota_of_the_one_whose_machine_gets_it(site: Site) -> None:
+    _deploy(site, "ours")
+    _deploy(site, "als", by_al=True)
+    with write_session(site.url) as session:
+        asked = AttachDiskRequest(vm="ours", size_mib=40, name="data")
+        record_attached(session, claim_attach_disk(session, asked, Abilities(), actor=ACTOR), utc_now())
+    with write_session(site.url) as session:
+        leaves = DetachDiskRequest(vm="ours", disk="data", keep=True)
+        record_detached(session, claim_detach_disk(session, leaves, actor=ACTOR), utc_now())
+    takes = AttachDiskRequest(vm="als", volume="data")
+    shared = Abilities(shared=frozenset({site.sim.datastore_uri()}))
+    _set(site, disk_mib=168)
+    _set(site, user="al", disk_mib=103)
+    with (
+        write_session(site.url, commit=False) as session,
+        pytest.raises(QuotaExceeded, match="User al would pass its quota: 64 of 103 MiB disk used, 40 more"),
+    ):
+        claim_attach_disk(session, takes, shared, actor=ACTOR)
+    _set(site, user="al", disk_mib=104)
+    with write_session(site.url) as session:
+        claim_attach_disk(session, takes, shared, actor=ACTOR)
+        assert user_use(session, _al(session).user_id).disk_mib == 104
+
+
 def test_snapshots_and_images(site: Site) -> None:
     _deploy(site)
     _set(site, snapshots=1, images=1)

@@ -43,7 +43,7 @@ from vdc.schema import (
 from vdc.security_groups import check_filtering, groups_of, rules_of
 from vdc.states import VmState, check_allowed
 from vdc.storage import room_of
-from vdc.usage import Use, check_quota, check_vm_limits
+from vdc.usage import Use, check_quota, check_user_quota, check_vm_limits
 
 ATTACH_DISK, DETACH_DISK = "attach-disk", "detach-disk"
 ATTACH_NIC, DETACH_NIC = "attach-nic", "detach-nic"
@@ -307,6 +307,9 @@ def _open(
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: only machines on hosts get disks and cards.")
     check_allowed(KINDS[kind], vm.name, VmState(vm.state))
+    tenant = session.get_one(Tenant, vm.tenant_id)
+    if kind in (ATTACH_DISK, ATTACH_NIC) and tenant.state != "active":
+        raise InvalidState(f"Tenant {tenant.name} is {tenant.state}: its machines get nothing new.")
     check_ready(session, vm)
     _check_snapshots(session, vm, kind)
     return vm, claim, device_id
@@ -503,6 +506,9 @@ def _take_volume(session: Session, vm: Vm, name: str, device_id: str, abilities:
         raise Conflict(f"Disk {name} is busy: {kind}.")
     datastore = session.get_one(Datastore, volume.datastore_id)
     _check_vm_limits(session, vm, session.get_one(Tenant, vm.tenant_id), volume.size_mib)
+    if volume.owner_id != vm.owner_id:
+        # Of the tenant it is already.
+        check_user_quota(session, Use(disk_mib=volume.size_mib), vm.owner_id)
     what = f"Disk {name} is in datastore {datastore.name}"
     _check_reached(session, vm, datastore, volume.host_id, abilities, what)
     index = _free_index(session, Disk, vm, model.MOST_DISKS, "disks")

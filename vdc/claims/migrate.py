@@ -217,19 +217,24 @@ def _place(
         loads = [load for load in loads if load.host_id == wanted.id]
     unfit = {host.id: _unfit(host, vm, spec, abilities, cold=cold) for host in hosts.values()}
     excluded = {host_id: reason for host_id, reason in unfit.items() if reason}
-    # All that its disks and drives are in: the first disk's datastore is looked at with the placement.
     for datastore in (*datastores_of(session, vm), *_of_drives(session, vm)):
         for load in loads:
             if datastore.id not in load.datastore_ids:
                 excluded.setdefault(load.host_id, f"it does not mount datastore {datastore.name}")
+    for datastore in datastores_of(session, vm):
+        disk_mib = sum(disk.size_mib for disk in spec.disks if disk.datastore_uri == datastore.uri)
+        for load in loads:
+            room = load.rooms.get(datastore.id)
+            if room and (full := room.refusal(1, disk_mib)):
+                excluded.setdefault(load.host_id, f"datastore {datastore.name} there: {full}")
     datastore_id = session.scalars(
         select(Disk.datastore_id).where(Disk.vm_id == vm.id).order_by(Disk.index)
     ).first()
     networks = frozenset(nic.vnet.uri for nic in spec.nics)
     # It may be about to get more: that too must be there.
     vcpu, memory_mib = max(vm.vcpu, vm.next_vcpu or 0), max(vm.memory_mib, vm.next_memory_mib or 0)
-    disk_mib = sum(disk.size_mib for disk in spec.disks if disk.datastore_uri == spec.disks[0].datastore_uri)
-    shape = Shape(vcpu, memory_mib, datastore_id or "", networks, disk_mib)
+    # Its disks were looked at above, in all their datastores.
+    shape = Shape(vcpu, memory_mib, datastore_id or "", networks)
     group = session.get(PlacementGroup, vm.group_id) if vm.group_id else None
     placement = place(
         1,
