@@ -71,6 +71,8 @@ class DatastoreCapabilities:
     snapshots: bool
     movable: bool = False
     """Each host has a part of its own, and a disk can be brought from one to another."""
+    locked: bool = True
+    """A disk that a guest has open can be told from others: what asks for such a one raises Busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ class Datastore(Protocol):
     capabilities: DatastoreCapabilities
 
     def path(self, file: str) -> str:
-        """Absolute path of `file` on the host."""
+        """How QEMU on the host is told of `file`: its absolute path, or a URL."""
 
     def read_use(self) -> StorageUse: ...
 
@@ -305,7 +307,8 @@ class Datastore(Protocol):
         """What is wrong inside a disk, as far as its format tells; empty: nothing.
 
         A file that is not there is such a finding. Raises Busy while a guest has it open, if its format
-        keeps anything beside the guest's bytes.
+        keeps anything beside the guest's bytes; where disks are not `locked`, what is told of one that is
+        written to meanwhile means nothing.
         """
 
     def read_sha256(self, file: str) -> str:

@@ -32,6 +32,7 @@ DATASTORES: Mapping[str, str] = {
     "qcow2": "drivers.datastore.qcow2:datastore",
     "raw": "drivers.datastore.raw:datastore",
     "local": "drivers.datastore.local:datastore",
+    "nfs": "drivers.datastore.nfs:datastore",
     "simulated": "drivers.simulated:datastore",
 }
 NETWORKS: Mapping[str, str] = {

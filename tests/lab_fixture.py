@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,27 @@ class LabAccess:
         seen = self.lab.host(name)
         return HostRef(name, seen.uri, domain_type="qemu", migration_address=seen.migration_address)
 
+    def file_server(self) -> str:
+        """URI of what the lab's file server exports; the first who asks has it started."""
+        from deployments.lab import control
+        from deployments.lab.file_server import PACKAGES
+
+        _require(PACKAGES)
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("VDC_HOME", str(self.lab.home))
+            return control.up(self.lab.lab_id, nfs=True).nfs_uri
+
 
 def require_lab() -> None:
     """Skip or fail where this machine cannot run a lab."""
     if os.geteuid() != 0:
         missing("a lab needs root: it makes namespaces")
+    _require(PROGRAMS)
+
+
+def _require(programs: Mapping[str, str]) -> None:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    for program, package in PROGRAMS.items():
+    for program, package in programs.items():
         if not shutil.which(program, path=path):
             missing(f"a lab needs {program} (Debian package: {package})")
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from deployments.lab import host_files, links, management, openvswitch, place, registry
+from deployments.lab import file_server, host_files, links, management, openvswitch, place, registry
 from deployments.lab.ec2 import endpoint
 from deployments.lab.host import cut_power, ensure_host
 from deployments.lab.layout import EC2, MAX_HOSTS, OUTSIDE, Layout
@@ -27,11 +27,18 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool | None = None, log: Log = _to_stderr) -> Lab:
+def up(
+    lab_id: str = "demo",
+    hosts: int = 2,
+    *,
+    fast_floor: bool | None = None,
+    nfs: bool | None = None,
+    log: Log = _to_stderr,
+) -> Lab:
     """Make the lab run with at least `hosts` hosts, repairing what is missing; returns when all serve.
 
     A running lab grows but never shrinks. `fast_floor` makes starts of machines cheap by leaving out a check
-    of CPU features, for measurements (None: as it was, at first off).
+    of CPU features, for measurements; `nfs` gives it a file server (None: as it was, at first off).
 
     Raises Refused without root or programs, Conflict if the id belongs to another VDC_HOME, DriverFailure
     with the end of the right log if something does not start.
@@ -48,7 +55,11 @@ def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool | None = None, 
             hosts = max(hosts, before.hosts)
         if fast_floor is None:
             fast_floor = before.fast_floor if before else False
-        description = Description(number, hosts, fast_floor)
+        if nfs is None:
+            nfs = before.nfs if before else False
+        if nfs:
+            require_programs(file_server.PACKAGES, "The lab's file server")
+        description = Description(number, hosts, fast_floor, nfs)
         layout.datastore.mkdir(parents=True, exist_ok=True)
         write_description(layout, description)
         ensure_ssh_files(layout.ssh_dir)
@@ -64,6 +75,9 @@ def up(lab_id: str = "demo", hosts: int = 2, *, fast_floor: bool | None = None, 
             ]
             for future in (outside, *started):
                 future.result()
+        if nfs:
+            served = file_server.ensure_file_server(layout)
+            log(f"lab {lab_id}: its file server {'is up' if served else 'was up'}")
     return load(lab_id)
 
 

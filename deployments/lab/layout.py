@@ -15,6 +15,8 @@ MANAGEMENT_PORT = 7722
 SERVICE_PREFIX = 24
 OUTSIDE = "outside"
 SWITCH = "sw"
+FILES = "files"
+"""The file server."""
 EC2 = "ec2"
 """State directory of the lab's cloud."""
 
@@ -76,7 +78,7 @@ class Layout:
         return self.namespace_prefix + place
 
     def place(self, name: str) -> Path:
-        """State directory of a host, or of `outside`."""
+        """State directory of a host, of `outside`, or of the file server."""
         return self.state / name
 
     def host_uuid(self, host: str) -> str:

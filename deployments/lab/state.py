@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deployments.guests.tiny import cache_directory
-from deployments.lab import host_files, place
+from deployments.lab import file_server, host_files, place
 from deployments.lab.ec2 import endpoint
 from deployments.lab.host import libvirt_answers, services
 from deployments.lab.layout import (
@@ -36,6 +36,7 @@ class Description:
     """Of the lab's own loopback network, 127.77.<number>.0."""
     hosts: int
     fast_floor: bool = False
+    nfs: bool = False
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -77,6 +78,8 @@ class Lab:
     fast_floor: bool
     ec2_url: str = ""
     """Of its cloud; empty while that does not run. It may take some seconds to answer."""
+    nfs_uri: str = ""
+    """Of a datastore on its file server; empty while that does not serve."""
 
     @property
     def ec2_uri(self) -> str:
@@ -113,6 +116,7 @@ def load(lab_id: str = "demo") -> Lab:
         image_cache=cache_directory(),
         fast_floor=description.fast_floor,
         ec2_url=_ec2_url(layout, description),
+        nfs_uri=file_server.URI if file_server.serves(layout) else "",
     )
 
 
@@ -129,8 +133,7 @@ def read_description(layout: Layout) -> Description | None:
 
 
 def write_description(layout: Layout, description: Description) -> None:
-    values = {"number": description.number, "hosts": description.hosts, "fast_floor": description.fast_floor}
-    write_if_changed(layout.description, json.dumps(values) + "\n")
+    write_if_changed(layout.description, json.dumps(asdict(description)) + "\n")
 
 
 def _observe(layout: Layout, description: Description, host: str) -> LabHost:

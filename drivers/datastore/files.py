@@ -200,6 +200,13 @@ def ensure_image(
     what = f"storing {image.file} in {directory}"
     if exists(ssh, directory, image.file):
         return False
+    sha256 = sha256_of(image, source)
+    argv = ["sh", "-c", _ENTER + RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
+    return made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
+
+
+def sha256_of(image: ImageSpec, source: Path) -> str:
+    """Checksum of the local file. Raises Invalid if it is not the one that was inspected."""
     try:
         with source.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -209,8 +216,7 @@ def ensure_image(
         raise Invalid(
             f"{source} is not the file that was inspected: sha256 {sha256}, expected {image.sha256}."
         )
-    argv = ["sh", "-c", _ENTER + RECEIVE, "sh", directory, image.file, part_of(image.file), sha256]
-    return made(ssh, what, ssh.upload(source, argv, progress=progress, what=what).decode())
+    return sha256
 
 
 def ensure_image_from(

@@ -106,18 +106,23 @@ class Qcow2Datastore:
             what=what,
             timeout_s=files.WHOLE_FILE_TIMEOUT_S,
         )
-        code, _, told = answer.partition("\n")
-        if code == "missing":
-            return [files.MISSING]
-        if code == "0":
-            return []
-        if '"write" lock' in told:
+        if '"write" lock' in answer:
             raise Busy(f"{self._ssh.name}: {what}: a guest has it open.")
-        lines = [line for line in told.splitlines() if line]
-        return [line for line in lines if _VERDICT.search(line)] or lines[:3]
+        return findings(answer)
 
     def read_sha256(self, file: str) -> str:
         return files.read_sha256(self._ssh, self._directory, file)
+
+
+def findings(answer: str) -> list[str]:
+    """What is wrong, by the exit status of `qemu-img check` and what it said after that, or by `missing`."""
+    code, _, told = answer.strip().partition("\n")
+    if code == "missing":
+        return [files.MISSING]
+    if code == "0":
+        return []
+    lines = [line for line in told.splitlines() if line]
+    return [line for line in lines if _VERDICT.search(line)] or lines[:3]
 
 
 def datastore_capabilities(uri: str) -> DatastoreCapabilities:

@@ -35,7 +35,7 @@ _STILL_ASKED = (
 def read(domain: libvirt.virDomain) -> DevicesSeen:
     """Raises libvirtError."""
     devices = _devices(domain)
-    files = {str(source.get("file")) for source in devices.findall("disk/source[@file]")}
+    files = {path for disk in devices.findall("disk") if (path := domain_xml.path_of(disk))}
     macs = {str(mac.get("address")).lower() for mac in devices.findall("interface/mac")}
     return DevicesSeen(frozenset(files), frozenset(macs))
 
@@ -118,10 +118,7 @@ def _find(domain: libvirt.virDomain, device: DeviceAttachment) -> etree._Element
         cards = devices.findall("interface")
         of_mac = (c for c in cards if c.find("mac").get("address", "").lower() == device.mac)  # type: ignore[union-attr]
         return next(of_mac, None)
-    disks = devices.findall("disk")
-    return next(
-        (d for d in disks if (s := d.find("source")) is not None and s.get("file") == device.path), None
-    )
+    return next((d for d in devices.findall("disk") if domain_xml.path_of(d) == device.path), None)
 
 
 def _lookup(conn: libvirt.virConnect, name: str) -> libvirt.virDomain | None:

@@ -13,6 +13,8 @@ from vdc.model import Attachment, CdromAttachment, DeviceAttachment, DiskAttachm
 NAMESPACE = "https://vdc.invalid/domain/1"
 """Of our metadata element. The name only has to be ours; nothing is ever fetched from it."""
 
+_NFS = "nfs://"
+
 _OWNER = f"metadata/{{{NAMESPACE}}}vm"
 
 _MACHINES = {"x86_64": "pc"}
@@ -183,10 +185,10 @@ def _cdrom(cdrom: CdromAttachment) -> etree._Element:
     return _element(
         "disk",
         _element("driver", name="qemu", type=cdrom.format),
-        _element("source", file=cdrom.path),
+        _source(cdrom.path),
         _element("target", dev=f"sd{chr(ord('a') + cdrom.index)}", bus="scsi"),
         _element("readonly"),
-        type="file",
+        type=_kind(cdrom.path),
         device="cdrom",
     )
 
@@ -195,22 +197,53 @@ def _disk(disk: DiskAttachment) -> etree._Element:
     # cache=none: the host's page cache holds no second copy, and the disk may migrate live.
     return _element(
         "disk",
-        _element("driver", name="qemu", type=disk.format, cache="none", io="native", discard="unmap"),
-        _element("source", file=disk.path),
+        _driver(disk),
+        _source(disk.path),
         _element("target", dev=device_of(disk.index), bus="virtio"),
-        type="file",
+        type=_kind(disk.path),
         device="disk",
     )
+
+
+def _driver(disk: DiskAttachment) -> etree._Element:
+    element = _element("driver", name="qemu", type=disk.format, cache="none", discard="unmap")
+    if not disk.path.startswith(_NFS):
+        element.set("io", "native")
+    return element
+
+
+def _kind(path: str) -> str:
+    return "network" if path.startswith(_NFS) else "file"
+
+
+def _source(path: str) -> etree._Element:
+    """A file of the host, or one that QEMU opens itself on a file server, as root there."""
+    if not path.startswith(_NFS):
+        return _element("source", file=path)
+    server, _, name = path.removeprefix(_NFS).partition("/")
+    host, root = _element("host", name=server), _element("identity", user="+0", group="+0")
+    return _element("source", host, root, protocol="nfs", name=f"/{name}")
+
+
+def path_of(disk: etree._Element) -> str:
+    """What a disk or a drive of a domain has in it, named as in its attachment; empty: nothing."""
+    source = disk.find("source")
+    if source is None:
+        return ""
+    host = source.find("host")
+    if source.get("protocol") == "nfs" and host is not None:
+        return f"{_NFS}{host.get('name')}{source.get('name')}"
+    return source.get("file", "")
 
 
 def _seed(path: str) -> etree._Element:
     return _element(
         "disk",
         _element("driver", name="qemu", type="raw"),
-        _element("source", file=path),
+        _source(path),
         _element("target", dev="hda", bus="ide"),
         _element("readonly"),
-        type="file",
+        type=_kind(path),
         device="cdrom",
     )
 

@@ -37,7 +37,13 @@ set -eu
 printf '['; separator=
 for file; do
   printf '%s' "$separator"; separator=,
-  if [ -e "$file" ]; then qemu-img info -U --output=json -- "$file"; else echo null; fi
+  case $file in
+    nfs://*)
+      if told=$(qemu-img info -U --output=json -- "$file" 2>&1); then printf %s "$told"
+      else case $told in *NFS3ERR_NOENT*) echo null ;; *) echo "$told" >&2; exit 1 ;; esac
+      fi ;;
+    *) if [ -e "$file" ]; then qemu-img info -U --output=json -- "$file"; else echo null; fi ;;
+  esac
 done
 printf ']'
 """

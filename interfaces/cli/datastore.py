@@ -53,7 +53,9 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
 @group.command()
 @click.argument("name")
 @click.option(
-    "--uri", required=True, help="qcow2:///DIRECTORY, raw:///DIRECTORY or local:///DIRECTORY, on hosts."
+    "--uri",
+    required=True,
+    help="qcow2:///DIRECTORY, raw:///... or local:///... on hosts, nfs://SERVER/DIRECTORY.",
 )
 @click.option("--overcommit", type=float, help="How many times its size may be promised; none: any.")
 def create(name: str, uri: str, overcommit: float | None) -> None:

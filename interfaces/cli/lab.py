@@ -32,10 +32,11 @@ def lab() -> None:
     default=None,
     help="Skip a check of CPU features at each start: to measure.",
 )
+@click.option("--nfs/--no-nfs", default=None, help="With a file server, for a datastore of kind nfs.")
 @json_option
-def up(lab_id: str, hosts: int, fast_floor: bool | None, as_json: bool) -> None:
+def up(lab_id: str, hosts: int, fast_floor: bool | None, nfs: bool | None, as_json: bool) -> None:
     """Start the lab, or repair what is missing of it."""
-    _show(control.up(lab_id, hosts, fast_floor=fast_floor), as_json)
+    _show(control.up(lab_id, hosts, fast_floor=fast_floor, nfs=nfs), as_json)
 
 
 @lab.command()
@@ -89,6 +90,7 @@ def _show(seen: state.Lab, as_json: bool) -> None:
             "datastore": seen.datastore,
             "image_cache": seen.image_cache,
             "ec2": seen.ec2_url or "down",
+            "nfs": seen.nfs_uri or "down",
             **{f"uri_of_{host.name}": host.uri for host in seen.hosts},
         }
     )

@@ -25,6 +25,7 @@ DATASTORES = [
     _simulated("simulated-copy", disk_format="raw"),
     _lab("qcow2", datastore="qcow2"),
     _lab("raw", datastore="raw"),
+    _lab("nfs", datastore="nfs"),
     _simulated("simulated-local", shared=False),
     _lab("local", datastore="local"),
 ]

@@ -8,11 +8,13 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 
+from deployments.lab.layout import FILES
 from deployments.lab.state import LOCAL_DATASTORE, SHARED_DATASTORE
 from drivers import ssh as ssh_module
 from tests.contract.bench import MIB, Bench, Hand
@@ -38,14 +40,22 @@ class LabBench(Bench):
             uri = f"local://{LOCAL_DATASTORE}/{name}?images={directory / 'images'}"
             of_lab = lab.lab.home / "lab" / lab.lab.lab_id
             self._directories = [of_lab / host / "local" / name for host in ("h1", "h2")]
+        if datastore == "nfs":
+            uri = f"{lab.file_server()}/{name}"
+            self._directories = [lab.lab.home / "lab" / lab.lab.lab_id / FILES / "local" / name]
         for made in self._directories:
             made.mkdir()
         self._network, self._bridge = network, {"vlan": "ovsbr0", "bridge": "br0"}[network]
-        hand = LabHand(lab, "h1", self._directories[0], network, self._bridge)
+        # Where QEMU finds what a disk on the file server rests on.
+        self._inside = ["ip", "netns", "exec", f"vdc-{lab.lab.lab_id}-{FILES}"] if datastore == "nfs" else []
+        hand = self._hand("h1", self._directories[0])
         super().__init__(lab.host("h1"), lab.access, uri, f"{network}://{self._bridge}", hand, directory)
 
     def second_hand(self) -> Hand:
-        return LabHand(self._lab, "h2", self._directories[1], self._network, self._bridge)
+        return self._hand("h2", self._directories[-1])
+
+    def _hand(self, host: str, directory: Path) -> LabHand:
+        return LabHand(self._lab, host, directory, self._network, self._bridge, self._inside)
 
     def close(self) -> None:
         super().close()
@@ -67,9 +77,21 @@ class LabBench(Bench):
 
 
 class LabHand:
-    """The second hand on a host of a lab; `directory` is that of the datastore, as seen from here."""
+    """The second hand on a host of a lab; `directory` is that of the datastore, as seen from here.
 
-    def __init__(self, lab: LabAccess, host: str, directory: Path, network: str, bridge: str) -> None:
+    `inside` leads a command that opens a disk.
+    """
+
+    def __init__(
+        self,
+        lab: LabAccess,
+        host: str,
+        directory: Path,
+        network: str,
+        bridge: str,
+        inside: Sequence[str] = (),
+    ) -> None:
+        self._inside = inside
         self._ssh = ssh_module.connection(lab.host(host), lab.access)
         self._uri = lab.host(host).uri
         self._directory = directory
@@ -140,7 +162,7 @@ class LabHand:
 
     def virtual_size_mib(self, file: str) -> int:
         info = subprocess.run(
-            ["qemu-img", "info", "--output=json", "-U", str(self._directory / file)],
+            [*self._inside, "qemu-img", "info", "--output=json", "-U", str(self._directory / file)],
             check=True,
             capture_output=True,
             timeout=60,
@@ -150,7 +172,7 @@ class LabHand:
 
     def holds_image(self, file: str, source: Path) -> bool:
         compared = subprocess.run(
-            ["qemu-img", "compare", "-U", str(self._directory / file), str(source)],
+            [*self._inside, "qemu-img", "compare", "-U", str(self._directory / file), str(source)],
             stdout=subprocess.DEVNULL,
             timeout=60,
         )
@@ -176,7 +198,7 @@ class LabHand:
             self._in_file(spec, "-c", command)
 
     def _in_file(self, spec: DomainSpec, *argv: str) -> str:
-        command = ["qemu-io", *argv, str(self._directory / Path(spec.disks[0].path).name)]
+        command = [*self._inside, "qemu-io", *argv, str(self._directory / Path(spec.disks[0].path).name)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def _is_on(self, spec: DomainSpec) -> bool:

@@ -137,6 +137,19 @@ def test_card_is_on_the_port_that_was_made_and_leaves_nothing_to_the_switch() ->
     assert card.find("driver/guest").get("tso4") == "off"  # type: ignore[union-attr]
 
 
+def test_disks_on_a_file_server_are_opened_by_qemu_itself_as_root_there(schema: etree.RelaxNG) -> None:
+    paths = ["nfs://10.0.0.9/export/vdc/vm-1-disk0.qcow2", "/srv/vdc/vm-1-disk1.qcow2"]
+    disks = tuple(DiskAttachment(path, "qcow2", index) for index, path in enumerate(paths))
+    seed = "nfs://10.0.0.9/export/vdc/vm-1-seed.iso"
+    found = check(schema, replace(domain(), disks=disks, seed_path=seed)).findall("devices/disk")
+    assert [domain_xml.path_of(disk) for disk in found] == [*paths, seed]
+    assert [disk.get("type") for disk in found] == ["network", "file", "network"]
+    assert found[0].find("source").get("name") == "/export/vdc/vm-1-disk0.qcow2"  # type: ignore[union-attr]
+    assert found[0].find("source/identity").attrib == {"user": "+0", "group": "+0"}  # type: ignore[union-attr]
+    empty = etree.fromstring(domain_xml.seed(seed, empty=True))
+    assert domain_xml.path_of(empty) == ""
+
+
 def test_screen_is_not_open_to_the_network() -> None:
     screen = etree.fromstring(domain_xml.build(domain())).find("devices/graphics")
 

@@ -59,9 +59,9 @@ def test_child_of_a_fork_has_its_own_objects() -> None:
     assert queue.get() is False
 
 
-@pytest.mark.parametrize("uri", ["", "nfs://h/x", "/srv/vdc", "QCOW:///srv"])
+@pytest.mark.parametrize("uri", ["", "ceph://h/x", "/srv/vdc", "QCOW:///srv"])
 def test_unknown_scheme_names_the_known_ones(uri: str) -> None:
-    with pytest.raises(Invalid, match="should be one of local, qcow2, raw, simulated"):
+    with pytest.raises(Invalid, match="should be one of local, nfs, qcow2, raw, simulated"):
         registry.datastore(uri, HOST, ACCESS)
     with pytest.raises(Invalid, match="should be one of bridge, simulated, vlan"):
         registry.network(uri, HOST, ACCESS)
@@ -76,6 +76,30 @@ def test_unknown_scheme_names_the_known_ones(uri: str) -> None:
 def test_datastore_without_an_absolute_directory(uri: str) -> None:
     with pytest.raises(Invalid, match="absolute directory"):
         registry.datastore(uri, HOST, ACCESS)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nfs:///srv/vdc",
+        "nfs://h",
+        "nfs://h/",
+        "nfs://h/a/../b",
+        "nfs://h/a b",
+        "nfs://h/a?uid=0",
+        "nfs://me@h/a",
+        "nfs://h:2049/a",
+    ],
+)
+def test_datastore_on_a_file_server_needs_both(uri: str) -> None:
+    with pytest.raises(Invalid, match="a file server and a directory that it exports"):
+        registry.datastore(uri, HOST, ACCESS)
+
+
+def test_datastore_on_a_file_server_names_files_as_qemu_does() -> None:
+    made = registry.datastore("nfs://files.example/export/vdc/", HOST, ACCESS)
+    assert made.path("vm-a") == "nfs://files.example/export/vdc/vm-a"
+    assert (made.capabilities.shared, made.capabilities.locked) == (True, False)
 
 
 @pytest.mark.parametrize("scheme", ["qcow2", "raw"])
