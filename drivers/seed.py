@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from ipaddress import ip_interface, ip_network
+from typing import Any
 
 import pycdlib
 import pycdlib.dates
@@ -20,7 +21,7 @@ import pycdlib.pycdlib
 import pycdlib.utils
 
 from vdc.errors import Invalid
-from vdc.model import ContextSpec, NicSpec
+from vdc.model import ContextSpec, GuestFile, GuestUser, NicSpec
 
 VOLUME = "cidata"
 EPOCH_S = 1_577_836_800.0
@@ -60,10 +61,10 @@ def seed_files(context: ContextSpec, instance_id: str, nics: Sequence[NicSpec]) 
     files = {
         "meta-data": _meta_data(context, instance_id),
         "network-config": _network_config(nics),
-        "user-data": _user_data(context),
+        "user-data": cloud_config(context),
     }
     if context.start_script:
-        files["vendor-data"] = _script(context.start_script)
+        files["vendor-data"] = script(context.start_script)
     return files
 
 
@@ -82,14 +83,62 @@ resize_rootfs: true"""
 """Said, not left to the image: cloud-init does both at each boot, so that a disk which was grown is used."""
 
 
-def _user_data(context: ContextSpec) -> str:
-    """`disable_root: false` gives the keys to root as well as to the image's default user."""
+def cloud_config(context: ContextSpec, files: Sequence[GuestFile] = (), run: Sequence[str] = ()) -> str:
+    """Cloud-init's user-data; `files` and commands to `run` come besides those of the context.
+
+    `disable_root: false` gives the keys to root as well as to the image's default user.
+    """
     hostname = _line(context.hostname, "hostname")
     lines = ["#cloud-config", f"hostname: {hostname}", "disable_root: false", "ssh_pwauth: false", _GROW]
     if context.ssh_keys:
         lines.append("ssh_authorized_keys:")
         lines.extend(f"  - {_line(key, 'SSH key')}" for key in context.ssh_keys)
+    fields: dict[str, Any] = json.loads(context.cloud_init) if context.cloud_init else {}
+    if context.users:
+        fields["users"] = ["default", *map(_user, context.users)]
+    if context.packages:
+        fields["packages"] = list(context.packages)
+    if told := (*context.files, *files):
+        fields["write_files"] = [_file(file) for file in told]
+    if run:
+        fields["runcmd"] = [*fields.get("runcmd", []), *([command] for command in run)]
+    lines.extend(f"{name}: {_flow(value)}" for name, value in sorted(fields.items()))
     return "\n".join(lines) + "\n"
+
+
+def _user(user: GuestUser) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": user.name, "shell": user.shell}
+    if user.ssh_keys:
+        told["ssh_authorized_keys"] = list(user.ssh_keys)
+    if user.groups:
+        told["groups"] = ", ".join(user.groups)
+    if user.sudo:
+        told["sudo"] = "ALL=(ALL) NOPASSWD:ALL"
+    if user.password_hash:
+        told |= {"passwd": user.password_hash, "lock_passwd": False}
+    return told
+
+
+def _file(file: GuestFile) -> dict[str, Any]:
+    # Packages come first in cloud-init's order where a file is deferred: they may make its owner.
+    return {
+        "path": file.path,
+        "content": file.content,
+        "permissions": file.permissions,
+        "owner": file.owner,
+        "defer": True,
+    }
+
+
+def _flow(value: Any) -> str:
+    """A value in a line that JSON and YAML read the same."""
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(key)}: {_flow(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(part) for part in value) + "]"
+    return json.dumps(value)
 
 
 def _network_config(nics: Sequence[NicSpec]) -> str:
@@ -127,7 +176,7 @@ def _cidr(nic: NicSpec) -> str:
     return f"{nic.address}/{network.prefixlen}"
 
 
-def _script(text: str) -> str:
+def script(text: str) -> str:
     """Begins with `#!`, by which cloud-init tells a script from its other formats."""
     return text if text.startswith("#!") else f"#!/bin/sh\n{text}"
 
@@ -136,6 +185,10 @@ def _line(value: str, what: str) -> str:
     """A one-line string quoted so that JSON and YAML read the same; everything but ASCII as an escape."""
     if not value.isprintable():
         raise Invalid(f"The {what} has control characters: {value!r}.")
+    return _quoted(value)
+
+
+def _quoted(value: str) -> str:
     quoted = json.dumps(value, ensure_ascii=False)
     return "".join(char if " " <= char <= "~" else _escape(ord(char)) for char in quoted)
 

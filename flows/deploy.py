@@ -9,8 +9,10 @@ from tasks import telling
 from tasks.abilities import abilities
 from tasks.batches import claimed, conclude, read
 from tasks.cloud_check import ask_clouds
+from tasks.context_file import read_context_file
 from tasks.environment import environment
 from tasks.releasing import make_machines
+from tasks.rendering import ready_renderer
 from vdc.claims.burst import questions
 from vdc.claims.deploy import claim_deploy
 from vdc.requests import DeployRequest
@@ -29,9 +31,19 @@ def deploy(request: DeployRequest) -> str:
     Returns the operation's id. Raises Refused before anything is touched, OperationFailed where a machine
     failed.
     """
+    context = read_context_file(request.context, "the machines")
     clouds = ask_clouds(read(questions, request))
     prices = environment().settings.prices
-    claim = claimed(claim_deploy, request, prices=prices, clouds=clouds, abilities=abilities())
+    with ready_renderer(request, context) as renderer:
+        claim = claimed(
+            claim_deploy,
+            request,
+            prices=prices,
+            clouds=clouds,
+            abilities=abilities(),
+            context=context,
+            renderer=renderer,
+        )
     telling.deploy_plan(request, claim)
     make_machines(claim.batch, all_or_none=request.atomic)
     return conclude(claim.batch)

@@ -9,6 +9,7 @@ from tasks import telling
 from tasks.batches import claimed, conclude
 from tasks.environment import environment
 from tasks.releasing import make_machines
+from tasks.rendering import ready_renderer
 from tasks.tenant_file import read_tenant_file
 from vdc.claims.deploy import claim_deploy
 from vdc.onboarding import Onboarded, onboard
@@ -26,9 +27,18 @@ def onboard_tenant(request: OnboardTenantRequest) -> Onboarded:
     wanted = read_tenant_file(request.file)
     done = claimed(onboard, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans)
     telling.onboard_result(done)
+    contexts = {machine.name: machine.context for machine in wanted.machines}
     for name in done.machines:
         asked = DeployRequest(template=done.template, tenant=done.tenant, name=name)
-        batch = claimed(claim_deploy, asked, prices=settings.prices).batch
+        with ready_renderer(asked, contexts[name]) as renderer:
+            claim = claimed(
+                claim_deploy,
+                asked,
+                prices=settings.prices,
+                context=contexts[name],
+                renderer=renderer,
+            )
+        batch = claim.batch
         make_machines(batch)
         conclude(batch)
     return done

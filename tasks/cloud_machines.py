@@ -16,6 +16,7 @@ from drivers.cloud.user_data import user_data
 from drivers.contract import Cloud
 from tasks.batches import recorded
 from tasks.environment import environment
+from tasks.seeds import context_of
 from vdc.claims.batch import Machine
 from vdc.claims.burst import Attempt, close_attempt, open_attempt, record_launched, tried
 from vdc.errors import DriverFailure, NoCapacity, TimedOut
@@ -85,7 +86,7 @@ def _spec(machine: Machine, place: CloudPlace, attempt: Attempt) -> LaunchSpec:
         vm_name=spec.name,
         tenant=spec.tenant,
         site=spec.site,
-        user_data=user_data(spec.context),
+        user_data=user_data(context_of(spec)),
     )
 
 

@@ -17,6 +17,7 @@ from tasks import timing
 from tasks.domains import domain_spec
 from tasks.environment import environment
 from tasks.machines import ensure_networks, remove_ports
+from tasks.seeds import context_of
 from vdc.claims.batch import Machine
 from vdc.model import VmSpec
 
@@ -46,7 +47,7 @@ def bare_machine(spec: VmSpec) -> BareMachine:
         image=store.path(disk.image.file),
         image_format=disk.image.format,
         seed=domain.seed_path,
-        seed_content=build_seed(spec.context, spec.vm_id, spec.nics),
+        seed_content=build_seed(context_of(spec), spec.vm_id, spec.nics),
         plug=list(ensure_networks(spec)),
         unplug=list(remove_ports(spec)),
         paused=spec.start == "paused",

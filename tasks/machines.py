@@ -17,6 +17,7 @@ from tasks.batches import recorded
 from tasks.domains import domain_spec
 from tasks.environment import environment
 from tasks.retrying import retrying
+from tasks.seeds import context_of
 from vdc.claims.batch import Machine
 from vdc.claims.persistent_disks import record_size
 from vdc.errors import DriverFailure, Superseded, VdcError
@@ -61,7 +62,7 @@ def _require(store: Datastore, disk: DiskSpec) -> None:
 
 
 def ensure_seed(spec: VmSpec) -> Iterator[Call]:
-    content = build_seed(spec.context, spec.vm_id, spec.nics)
+    content = build_seed(context_of(spec), spec.vm_id, spec.nics)
     store = registry.datastore(spec.seed_datastore_uri, spec.host, environment().access)
     yield partial(store.ensure_seed, spec.seed_file, content)
 

@@ -80,6 +80,7 @@ _MARK = ("hold", "release", "protect", "unprotect", "rename")
 
 RULES = (
     Rule("vm", ("see",), ANY, TENANT_SHARED, OWN_SHARED),
+    Rule("vm", ("see-context",), ANY, TENANT, OWN),
     Rule("vm", (*_SWITCH, "console", "vnc"), NONE, TENANT_SHARED, OWN_SHARED),
     Rule("vm", ("deploy", "terminate", "resize", *_PLUG, *_FILTER, *_KEEP, *_MARK), NONE, TENANT, OWN),
     Rule("vm", ("share", "unshare"), NONE, TENANT, OWN),
@@ -90,11 +91,14 @@ RULES = (
     Rule("image", ("delete", "share", "unshare", "persistent", "nonpersistent"), NONE, TENANT, OWN),
     Rule("image", ("publish", "unpublish"), NONE, TENANT, NONE),
     Rule("template", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
-    Rule("template", ("create", "delete", "share", "unshare"), NONE, TENANT, OWN),
+    Rule("template", ("create", "delete", "share", "unshare", "context"), NONE, TENANT, OWN),
+    Rule("template", ("see-context",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("vnet", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("sg", ("see",), ANY, TENANT, TENANT),
     Rule("sg", ("create", "delete", "change"), NONE, TENANT, NONE),
     Rule("tenant", ("see",), ANY, TENANT, TENANT),
+    Rule("tenant", ("context", "secret"), NONE, TENANT, NONE),
+    Rule("tenant", ("see-context", "see-secrets"), ANY, TENANT, TENANT),
     Rule("user", ("see",), ANY, TENANT, OWN),
     Rule("user", ("create", "disable", "enable"), NONE, TENANT, NONE),
     Rule("user", ("quota",), NONE, TENANT, NONE),
@@ -287,6 +291,10 @@ _SAID = {
     "passwd": "change the password of",
     "see": "see the",
     "assign-groups": "change the security groups of",
+    "context": "change the context of",
+    "see-context": "see the context of",
+    "secret": "change the secrets of",
+    "see-secrets": "see the secrets of",
 }
 """Operations that are no verbs."""
 

@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from vdc import identity, operations, passwords
 from vdc.access import GRANTS, PREFECT_UI, SCHEDULE, SYSTEM, Role, asking, visible
-from vdc.catalog import check_ssh_key
 from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, Forbidden, Invalid, NotFound
 from vdc.names import check_name, find
 from vdc.operations import Opening
 from vdc.schema import Base, Image, Share, Template, Tenant, Token, User, new_id, utc_now
+from vdc.ssh_keys import check_ssh_key
 
 RESERVED = frozenset({SCHEDULE, PREFECT_UI, SYSTEM.name, "root"})
 """Names by which the journal knows others than users."""

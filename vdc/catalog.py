@@ -6,8 +6,7 @@ writes the row, and journals it as an operation that is closed at once.
 
 from __future__ import annotations
 
-from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -23,9 +22,8 @@ from vdc.months import check_time_zone
 from vdc.names import find, require_new
 from vdc.operations import Opening
 from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vm, Vnet, new_id
+from vdc.ssh_keys import check_ssh_key
 from vdc.states import HOLDING
-
-SSH_KEY_TYPES = ("ssh-ed25519 ", "ssh-rsa ", "ecdsa-sha2-", "sk-ssh-ed25519", "sk-ecdsa-sha2-")
 
 
 def _add(session: Session, kind: str, name: str, row: Base, spec: dict[str, Any], actor: str) -> None:
@@ -63,20 +61,6 @@ def create_tenant(
     tenant = Tenant(id=new_id(), name=name, time_zone=time_zone, **limits)
     _add(session, "tenant", name, tenant, limits, actor)
     return tenant
-
-
-def check_ssh_key(key: str) -> None:
-    """Raises Invalid where `key` is no public key in one line."""
-    parts = key.split()
-    if not key.startswith(SSH_KEY_TYPES) or len(parts) < 2 or "\n" in key.strip():
-        raise Invalid(f"SSH key {key[:40]!r} is none: give the line of a .pub file.")
-    try:
-        blob = b64decode(parts[1], validate=True)
-    except ValueError as error:
-        raise Invalid(f"SSH key {key[:40]!r} is damaged: {error}.") from error
-    length = int.from_bytes(blob[:4], "big")
-    if blob[4 : 4 + length] != parts[0].encode():
-        raise Invalid(f"SSH key {key[:40]!r} is damaged: it does not hold a key of type {parts[0]}.")
 
 
 def create_datastore(
@@ -163,12 +147,13 @@ def create_template(
     vnets: Sequence[str] = (),
     ssh_keys: Sequence[str] = (),
     start_script: str = "",
+    context: Mapping[str, Any] | None = None,
     tenant: str = "",
     actor: str,
 ) -> Template:
     """Without `disk_mib` the disk is as large as the image; `tenant`: whose it is, empty: everyone's.
 
-    Raises Refused.
+    `context` is what vdc.context.read_context made of it. Raises Refused.
     """
     require_new(session, Template, "Template", name)
     source = find(session, Image, "image", image)
@@ -191,6 +176,7 @@ def create_template(
         vnet_ids=[find(session, Vnet, "virtual network", v).id for v in vnets],
         ssh_keys=[key.strip() for key in ssh_keys],
         start_script=start_script,
+        context=dict(context or {}),
     )
     spec = {
         "image": image,

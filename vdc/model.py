@@ -186,12 +186,42 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestUser:
+    """A login that the guest makes. `password_hash`: as in /etc/shadow; empty: none by password."""
+
+    name: str
+    ssh_keys: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    sudo: bool = False
+    shell: str = "/bin/bash"
+    password_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A file that the guest writes at its first start. `permissions`: octal, `owner`: `user:group`."""
+
+    path: str
+    content: str
+    permissions: str = "0644"
+    owner: str = "root:root"
+
+
+@dataclass(frozen=True, slots=True)
 class ContextSpec:
-    """What a machine is told about itself through its cloud-init seed."""
+    """What a machine is told about itself through its cloud-init seed.
+
+    Where a secret belongs there is a mark of it (vdc/secrets.py): what it is comes in when the seed is built.
+    """
 
     hostname: str
     ssh_keys: tuple[str, ...] = ()
     start_script: str = ""
+    users: tuple[GuestUser, ...] = ()
+    packages: tuple[str, ...] = ()
+    files: tuple[GuestFile, ...] = ()
+    cloud_init: str = ""
+    """Further fields of cloud-init's user-data, as a JSON object; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from vdc import operations, specs
+from vdc import operations, secrets, specs
 from vdc.access import asking, check
 from vdc.accounts import revoke_tokens
 from vdc.claims.images import DELETE as DELETE_IMAGE
 from vdc.claims.images import ImageClaim, claim_of, image_use, leaving, named
 from vdc.claims.volumes import Removal, open_removal
 from vdc.errors import Invalid, InvalidState
+from vdc.model import ContextSpec
 from vdc.names import find
 from vdc.operations import Claim, Opening
 from vdc.requests import OffboardTenantRequest
@@ -230,9 +231,10 @@ def record_offboarded(session: Session, done: Leaving, export: str) -> Offboarde
     session.execute(delete(SecurityGroup).where(SecurityGroup.tenant_id == done.tenant_id))
     for vm in session.scalars(select(Vm).where(Vm.tenant_id == done.tenant_id)):
         spec = specs.load(vm.spec)
-        context = replace(spec.context, ssh_keys=(), start_script="")
-        vm.spec = specs.dump(replace(spec, context=context))
+        vm.spec = specs.dump(replace(spec, context=ContextSpec(spec.context.hostname)))
+    secrets.forget_all(session, done.tenant_id)
     tenant = session.get_one(Tenant, done.tenant_id)
+    tenant.context = {}
     tenant.state, tenant.ended_at = "gone", utc_now()
     session.flush()
     left, kept = _count(session, done.tenant_id)

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from vdc import catalog, operations
+from vdc import operations
 from vdc.access import Role
 from vdc.accounts import RESERVED
 from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
+from vdc.context import read_context
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
 from vdc.months import check_time_zone
 from vdc.names import check_name, find
@@ -26,6 +27,7 @@ from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
 from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vnet, new_id
 from vdc.security_groups import dumped, members_of, parse_line
+from vdc.ssh_keys import check_ssh_key
 from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
 
 
@@ -79,6 +81,8 @@ class FirstMachine(_Part):
     """Made where there is none of that name; of the file's template."""
 
     name: str
+    context: dict[str, Any] = {}
+    """What it is told besides (vdc/context.py)."""
 
 
 class PrivateNetwork(_Part):
@@ -98,6 +102,7 @@ class TenantTemplate(_Part):
     memory_mib: int
     disk_mib: int | None = None
     start_script: str = ""
+    context: dict[str, Any] = {}
 
 
 class FileGroup(_Part):
@@ -120,6 +125,7 @@ class TenantFile(_Part):
     template: TenantTemplate
     machines: list[FirstMachine] = []
     security_groups: list[FileGroup] = []
+    context: dict[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -145,12 +151,29 @@ def parse(text: str, source: str) -> TenantFile:
     except yaml.YAMLError as error:
         raise Invalid(f"{source} is not YAML: {' '.join(str(error).split())}.") from error
     try:
-        return TenantFile.model_validate(values)
+        return _with_contexts(TenantFile.model_validate(values))
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].lower()}" for e in error.errors()
         )
         raise Invalid(f"{source} is refused: {wrong}.") from error
+
+
+def _with_contexts(wanted: TenantFile) -> TenantFile:
+    """With each context as it is kept. Raises Invalid where one is none."""
+    template, name = wanted.template, f"template {wanted.template.name}"
+    # Read with the script, which is a text of the same kind.
+    read_context({"start_script": template.start_script}, name)
+    return wanted.model_copy(
+        update={
+            "context": read_context(wanted.context, f"tenant {wanted.tenant}"),
+            "template": template.model_copy(update={"context": read_context(template.context, name)}),
+            "machines": [
+                one.model_copy(update={"context": read_context(one.context, f"machine {one.name}")})
+                for one in wanted.machines
+            ],
+        }
+    )
 
 
 def onboard(
@@ -198,7 +221,8 @@ def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> 
             continue
         setattr(row, name, new)
         secret = name == "password_hash"
-        shown = "changed" if secret or isinstance(new, list) or name == "start_script" else f"{old} -> {new}"
+        silent = secret or isinstance(new, (list, dict)) or name == "start_script"
+        shown = "changed" if silent else f"{old} -> {new}"
         changes.append(f"{what}: {name} {shown}")
 
 
@@ -206,7 +230,7 @@ def _tenant(session: Session, wanted: TenantFile, changes: list[str]) -> Tenant:
     limits = {f"max_{name}": getattr(wanted.quota, name) for name, _ in QUOTA_WORDS}
     limits |= {f"vm_max_{name}": getattr(wanted.quota, f"vm_{name}") for name, _ in VM_WORDS}
     limits["max_snapshot_days"] = wanted.quota.snapshot_days
-    values = limits | {"time_zone": wanted.time_zone} | _burst(wanted.burst)
+    values = limits | {"time_zone": wanted.time_zone, "context": wanted.context} | _burst(wanted.burst)
     tenant = session.scalars(select(Tenant).where(Tenant.name == wanted.tenant)).first()
     if tenant is None:
         tenant = Tenant(id=new_id(), name=wanted.tenant, **values)
@@ -254,7 +278,7 @@ def _check_users(users: list[FirstUser]) -> None:
         if names.count(user.name) > 1:
             raise Invalid(f"User {user.name} is in the file more than once.")
         for key in user.ssh_keys:
-            catalog.check_ssh_key(key)
+            check_ssh_key(key)
         if user.password_hash:
             check_hash(user.password_hash)
 
@@ -362,6 +386,7 @@ def _template(
         "vnet_ids": [vnet.id],
         "ssh_keys": [key.strip() for key in wanted.user.ssh_keys],
         "start_script": asked.start_script,
+        "context": asked.context,
     }
     name = check_name("Template", f"{tenant.name}-{asked.name}")
     template = session.scalars(select(Template).where(Template.name == name)).first()

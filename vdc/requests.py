@@ -54,6 +54,11 @@ class DeployRequest(Request):
     burst: Literal["never", "when-full"] = Field(
         default="never", description="Whether what our hosts cannot take may run in a cloud."
     )
+    context: str = Field(
+        default="",
+        description="File on the control machine (YAML): what they are told besides what site, tenant and "
+        "template say; empty: nothing.",
+    )
     hold: bool = Field(default=False, description="Take the place now; make the machines when released.")
     at: str = Field(
         default="", description="As hold, and release them at this time, such as 2026-12-01T06:00Z."

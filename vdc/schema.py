@@ -96,6 +96,8 @@ class Site(Base):
     created_at: Mapped[datetime]
     traffic_until: Mapped[datetime | None]
     """Up to when samples of network counters were made usage events."""
+    context: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What every machine is told (vdc/context.py)."""
 
 
 class Limits:
@@ -142,6 +144,8 @@ class Tenant(Limits, Base):
     tax_percent: Mapped[Decimal | None]
     monthly_budget: Mapped[Decimal | None]
     """What it means to spend a month, without tax: alerts tell when parts of it are used up."""
+    context: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What its machines are told (vdc/context.py)."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -169,6 +173,19 @@ class Token(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     expires_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Secret(Base):
+    """What a context names and nobody is shown (vdc/secrets.py). Of the site, or of a tenant."""
+
+    __tablename__ = "secrets"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(Name)
+    sealed: Mapped[str] = mapped_column(Text)
+    """Encrypted with a key that is not in the inventory."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -358,6 +375,8 @@ class Template(Base):
     vnet_ids: Mapped[list[Any]]
     ssh_keys: Mapped[list[Any]]
     start_script: Mapped[str] = mapped_column(Text, default="")
+    context: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What else its machines are told (vdc/context.py)."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

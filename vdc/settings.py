@@ -108,6 +108,11 @@ class Settings:
         return self.home / "ssh"
 
     @property
+    def secrets_key(self) -> Path:
+        """With which secrets are encrypted in the inventory."""
+        return self.home / "secrets.key"
+
+    @property
     def server_pid_file(self) -> Path:
         """Of the Prefect server that `vdc up` starts."""
         return self.home / "run" / "prefect-server.json"

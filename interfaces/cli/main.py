@@ -28,6 +28,8 @@ NOUNS = {
     "image": "Disk images",
     "disk": "Disks that are attached to machines, or kept for later",
     "template": "Recipes of machines",
+    "context": "What machines are told: users, keys, packages, files, start script",
+    "secret": "What contexts name, and nobody is shown",
     "vnet": "Virtual networks and their leases",
     "tenant": "Tenants",
     "quota": "What tenants and users may use, and do",

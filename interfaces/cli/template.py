@@ -44,6 +44,9 @@ def list_(as_json: bool) -> None:
 @click.option("--ssh-key", "key_files", multiple=True, type=click.Path(), help="A .pub file (repeatable).")
 @click.option("--tenant", default="", help="Whose it is; none: the own tenant's, of the site: everyone's.")
 @click.option("--start-script", "script_file", type=click.Path(), help="Shell script run at the first start.")
+@click.option(
+    "--context", "context_file", type=click.Path(), default="", help="File (YAML) of what else it tells."
+)
 def create(
     name: str,
     image: str,
@@ -54,10 +57,16 @@ def create(
     key_files: tuple[str, ...],
     tenant: str,
     script_file: str | None,
+    context_file: str,
 ) -> None:
     """Make a template."""
+    from tasks.context_file import read_context_file
     from vdc.catalog import create_template
+    from vdc.context import read_context
 
+    script = _read(script_file) if script_file else ""
+    read_context({"start_script": script}, f"template {name}")
+    context = read_context_file(context_file, f"template {name}")
     keys = [line for f in key_files for line in _read(f).splitlines() if line.strip()]
     with writing() as session:
         create_template(
@@ -69,7 +78,8 @@ def create(
             disk_mib=disk_mib,
             vnets=vnets,
             ssh_keys=keys,
-            start_script=_read(script_file) if script_file else "",
+            start_script=script,
+            context=context,
             tenant=tenant,
             actor=actor(),
         )

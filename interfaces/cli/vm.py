@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -127,6 +128,7 @@ def show(name: str, tenant: str, as_json: bool) -> None:
     show_default=True,
     help="Whether what our hosts cannot take may run in a cloud.",
 )
+@click.option("--context", type=click.Path(), default="", help="File (YAML) with what they are told besides.")
 @click.option("--hold", is_flag=True, help="Take the place now; make the machines when they are released.")
 @click.option("--at", default="", metavar="TIME", help="As --hold, released at TIME: 2026-12-01T06:00Z.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would happen; touch nothing.")
@@ -144,6 +146,8 @@ def deploy(
     from vdc.requests import DeployRequest
 
     whose = tenant or own_tenant()
+    if options["context"]:
+        options["context"] = str(Path(options["context"]).absolute())
     request = DeployRequest(vnets=list(vnets) or None, tenant=whose, group=group_name, **options)
     # The plan first: what cannot be is refused at once, without a flow run.
     plan = _plan_deploy(request)
@@ -207,6 +211,11 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
         from tasks.abilities import abilities
 
         can = abilities()
+    context = None
+    if request.context:
+        from tasks.context_file import read_context_file
+
+        context = read_context_file(request.context, "the machines")
     answers: dict[str, str] = {}
     if request.burst != "never":
         from interfaces.cli.session import reading
@@ -218,7 +227,9 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
         answers = ask_clouds(asked)
     with writing(commit=False) as session:
         prices = load().prices
-        claim = claim_deploy(session, request, actor=actor(), prices=prices, clouds=answers, abilities=can)
+        claim = claim_deploy(
+            session, request, actor=actor(), prices=prices, clouds=answers, abilities=can, context=context
+        )
     assert claim.plan is not None, "a plan adopts nothing"
     return {
         "machines": [

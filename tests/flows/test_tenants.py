@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from sqlalchemy import select
 
+from drivers.seed import build_seed
 from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.site import ACTOR, Site, settings
-from vdc import accounts
+from vdc import accounts, secrets
 from vdc.inventory import read_session, write_session
-from vdc.schema import Bill, Image, Operation, Template, Tenant, User, Vm, Vnet, utc_now
+from vdc.model import GuestFile
+from vdc.schema import Bill, Image, Operation, Secret, Template, Tenant, User, Vm, Vnet, utc_now
+from vdc.settings import load
 from vdc.states import VmState
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb25lISE= alice@acme"
@@ -34,7 +41,9 @@ def _vdc(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, seen.out, seen.err
 
 
-def _file(directory: Path, name: str, user: str, *, machines: int = 1) -> str:
+def _file(
+    directory: Path, name: str, user: str, *, machines: int = 1, context: dict[str, Any] | None = None
+) -> str:
     values = {
         "tenant": name,
         "quota": {"vms": 2},
@@ -42,10 +51,43 @@ def _file(directory: Path, name: str, user: str, *, machines: int = 1) -> str:
         "network": {"cidr": "10.20.0.0/24"},
         "template": {"name": "web", "image": "tiny", "memory_mib": 16, "start_script": f"echo {user}"},
         "machines": [{"name": f"m-{n}"} for n in range(1, machines + 1)],
+        "context": context or {},
     }
     file = directory / f"{name}.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)
+
+
+def test_a_seed_holds_what_was_rendered_and_its_secret_alone(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    word, out = "correct-horse-battery", tmp_path / "export"
+    own = tmp_path / "own.yaml"
+    own.write_text("start_script: echo {{ secret('db') }} {{ address }}\n")
+    who = {"path": "/etc/who", "content": "{{ name }} of {{ values.who }}\n"}
+    file = _file(tmp_path, "acme", "alice", machines=0, context={"files": [who], "values": {"who": "alice"}})
+    with settings(home=tmp_path / "home", database_url=site.url, tenant_uplink=site.sim.network_uri()):
+        assert _vdc(capsys, "tenant", "onboard", file)[0] == 0
+        with write_session(site.url) as session:
+            key = secrets.key(load().secrets_key, make=True)
+            secrets.set_secret(session, "db", word, "acme", with_key=key, actor=ACTOR)
+        run.deploy(template="acme-web", tenant="acme", name="one", context=str(own))
+        spec = site.spec("one")
+        assert spec.context.files == (GuestFile("/etc/who", "one of alice\n"),)
+        told = replace(spec.context, start_script=f"echo {word} 10.20.0.1")
+        seed = build_seed(told, spec.vm_id, spec.nics)
+        with sqlite3.connect(site.sim.path) as hosts:
+            query = "SELECT checksum FROM files WHERE name = ?"
+            assert hosts.execute(query, (spec.seed_file,)).fetchone()[0] == hashlib.sha256(seed).digest()
+        said = [_vdc(capsys, *words, "--json")[1] for words in (("vm", "show", "one"), ("audit",))]
+        gone = _vdc(capsys, "tenant", "offboard", "acme", "--export", str(out), "--with-machines")
+    assert gone[0] == 0, gone
+    exported = "".join(file.read_text() for file in out.iterdir())
+    assert "<secret" not in exported
+    assert word not in exported + str(said) + str(site.rows()) + caplog.text + str(gone)
+    assert site.count(Secret) == 0
+    assert "alice" not in str(site.rows())
 
 
 def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(

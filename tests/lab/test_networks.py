@@ -16,11 +16,14 @@ from drivers import registry
 from tests.flows import run
 from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
-from vdc import catalog
+from vdc import catalog, secrets
+from vdc.context import read_context
+from vdc.context_levels import set_context
 from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
 from vdc.schema import Host, Vm
 from vdc.security_groups import create_group
+from vdc.settings import load as load_settings
 from vdc.specs import load
 from vdc.states import HOLDING
 
@@ -30,6 +33,7 @@ VLANS = {"red": 310, "green": 311}
 CIDR, FLAT = "10.5.0.0/24", "10.6.0.0/24"
 PROBE = "10.5.0.250"
 FORGED_MAC = "02:66:66:66:66:66"
+TELLS = "echo {{ name }} {{ address }} {{ values.colour }} {{ secret('pin') }} > /tmp/told-at-start"
 FIRST, SECOND, FORGED = "10.5.0.1", "10.5.0.2", "10.5.0.77"
 
 
@@ -185,8 +189,14 @@ def tenants(datacenter: Datacenter) -> Iterator[Tenants]:
                 memory_mib=96,
                 vnets=[tenant],
                 ssh_keys=[key],
+                start_script=TELLS,
+                tenant=tenant,
                 actor="test",
             )
+            sealing = secrets.key(load_settings().secrets_key, make=True)
+            secrets.set_secret(session, "pin", f"of-{tenant}", tenant, with_key=sealing, actor="test")
+            told = read_context({"values": {"colour": tenant}}, tenant)
+            set_context(session, told, tenant=tenant, actor="test")
     guests = {}
     for tenant in VLANS:
         run.deploy(count=2, name=tenant, template=tenant, tenant=tenant)
@@ -208,6 +218,12 @@ def tenants(datacenter: Datacenter) -> Iterator[Tenants]:
         for tenant in VLANS:
             run.terminate(*(name for name in datacenter.live() if name.startswith(tenant)), tenant=tenant)
         datacenter.assert_agrees()
+
+
+def test_each_was_told_what_was_rendered_for_it_with_its_own_secret(tenants: Tenants) -> None:
+    for name, guest in tenants.guests.items():
+        tenant, address = name.split("-")[0], guest.spec.nics[0].address
+        assert guest.sh("cat /tmp/told-at-start") == f"{name} {address} {tenant} of-{tenant}\n"
 
 
 def test_two_tenants_with_the_same_addresses_and_macs_never_meet(tenants: Tenants, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -14,6 +15,7 @@ from vdc.access import asking, shared_with, usable_by
 from vdc.addresses import free_addresses, mac_of
 from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.burst import PROVIDER, Burst, choose
+from vdc.claims.context import told
 from vdc.claims.hold import instant
 from vdc.claims.persistent_disks import check_deployable
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NoCapacity, Unsupported
@@ -32,6 +34,7 @@ from vdc.names import check_name, find
 from vdc.operations import owner
 from vdc.placement import Shape, parse_rank, place
 from vdc.pricing import Cost, Level, ListPrices, cost_per_hour, per_month
+from vdc.rendering import Renderer
 from vdc.requests import DeployRequest
 from vdc.schema import (
     Datastore,
@@ -289,7 +292,7 @@ def _cloud_spec(what: _Resolved, burst: Burst, site: str, vm_id: str, name: str)
         memory_mib=what.memory_mib,
         disks=(),
         nics=(),
-        context=ContextSpec(name, tuple(what.template.ssh_keys), what.template.start_script),
+        context=ContextSpec(name),
         seed_datastore_uri="",
         seed_file="",
         cloud=burst.place,
@@ -305,7 +308,7 @@ def _specs(
     burst: Burst | None,
     rules: tuple[Rule, ...] | None,
 ) -> list[VmSpec]:
-    """Of the machines on hosts first: as many as there are `host_ids`."""
+    """Of the machines on hosts first: as many as there are `host_ids`. What they are told is not in yet."""
     site = session.scalars(select(Site.id)).one()
     hosts = {h.id: host_ref(h) for h in session.scalars(select(Host).where(Host.id.in_(set(host_ids))))}
     names = _names(session, request, what.tenant, vm_ids)
@@ -332,7 +335,7 @@ def _specs(
                 )
                 for i, (vnet, addresses) in enumerate(leases)
             ),
-            context=ContextSpec(name, tuple(what.template.ssh_keys), what.template.start_script),
+            context=ContextSpec(name),
             seed_datastore_uri=what.datastore.uri,
             seed_file=model.seed_file(vm_id),
             start=request.start,
@@ -445,12 +448,15 @@ def claim_deploy(
     prices: ListPrices,
     clouds: Mapping[str, str] | None = None,
     abilities: Abilities | None = None,
+    context: Mapping[str, Any] | None = None,
+    renderer: Renderer | None = None,
     flow_run_id: str | None = None,
 ) -> DeployClaim:
     """Reserve all that the request needs and open its operations.
 
     `clouds` has those that were asked before: empty where one answered, else what is wrong with it.
-    `abilities` are needed for machines with security groups.
+    `abilities` are needed for machines with security groups. `context` is the machines' own level of it;
+    `renderer`: one that has begun already, so that nobody waits for it in here.
     Raises Refused where it cannot be; the session must then be rolled back.
     """
     if adopted := adopt_batch(session, "deploy", flow_run_id):
@@ -464,6 +470,7 @@ def claim_deploy(
     host_ids, said, burst = _place(session, request, what, clouds or {})
     rules = merged([rule for group in groups for rule in rules_in(group)]) if groups else None
     made = _specs(session, request, what, vm_ids, host_ids, burst, rules)
+    made = told(session, what.template, what.tenant, made, context or {}, renderer or Renderer())
     _insert(session, what, made, host_ids, burst, request)
     session.add_all(
         SecurityGroupMember(vm_id=spec.vm_id, group_id=group.id) for spec in made for group in groups

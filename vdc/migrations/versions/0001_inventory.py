@@ -115,6 +115,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.Column("traffic_until", vdc.schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("context", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_site")),
     )
     op.create_table(
@@ -145,6 +146,7 @@ def upgrade() -> None:
         sa.Column("tax_name", sa.String(length=40), nullable=False),
         sa.Column("tax_percent", vdc.schema.ExactDecimal(length=40), nullable=True),
         sa.Column("monthly_budget", vdc.schema.ExactDecimal(length=40), nullable=True),
+        sa.Column("context", sa.JSON(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tenants")),
         sa.UniqueConstraint("name", name=op.f("uq_tenants_name")),
@@ -236,6 +238,17 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name=op.f("fk_host_datastores_host_id")),
         sa.PrimaryKeyConstraint("host_id", "datastore_id", name=op.f("pk_host_datastores")),
+    )
+    op.create_table(
+        "secrets",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=True),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_secrets_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_secrets")),
+        sa.UniqueConstraint("tenant_id", "name", name=op.f("uq_secrets_tenant_id_name")),
     )
     op.create_table(
         "users",
@@ -373,6 +386,7 @@ def upgrade() -> None:
         sa.Column("vnet_ids", sa.JSON(), nullable=False),
         sa.Column("ssh_keys", sa.JSON(), nullable=False),
         sa.Column("start_script", sa.Text(), nullable=False),
+        sa.Column("context", sa.JSON(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_templates_image_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_templates_tenant_id")),
@@ -691,6 +705,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_tokens_user_id"))
 
     op.drop_table("tokens")
+    op.drop_table("secrets")
     op.drop_table("users")
     op.drop_table("host_datastores")
     op.drop_table("cloud_prices")
