@@ -9,6 +9,7 @@ from tasks import telling
 from tasks.abilities import abilities
 from tasks.attaching import attach_and_record, detach_and_record, remove_and_record
 from tasks.batches import claimed, fenced
+from tasks.filtering import follow_groups
 from vdc.claims.attach import (
     Plug,
     claim_attach_disk,
@@ -82,6 +83,7 @@ def _attach(asked: Plug) -> str:
     with fenced(asked.claim) as fence:
         telling.plug_plan(asked)
         attach_and_record(asked, fence)
+    follow_groups()
     return asked.claim.operation_id
 
 
@@ -89,4 +91,5 @@ def _detach(asked: Plug) -> str:
     with fenced(asked.claim) as fence:
         telling.plug_plan(asked)
         detach_and_record(asked, fence)
+    follow_groups()
     return asked.claim.operation_id

@@ -27,6 +27,7 @@ from tasks.converging import (
     switch_unfinished_images,
 )
 from tasks.environment import environment
+from tasks.filtering import follow_groups
 from vdc import reconciliation
 from vdc.access import actor
 from vdc.operations import close
@@ -68,6 +69,7 @@ def reconcile() -> list[Finding]:
         findings += clean_copies(differences.copies, [host for host, _ in places.hosts], since)
         findings += clean_ports(differences.strays, [host for host, _ in places.hosts], since)
         findings += guard(differences.unguarded, since)
+        follow_groups()
         findings += release_due(since)
         findings += converge_clouds(places.site, since)
     recorded(close, site)

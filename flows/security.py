@@ -6,11 +6,9 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks.abilities import abilities
-from tasks.batches import claimed, conclude, fenced
-from tasks.fanout import Recorder, act_on_each
-from tasks.machines import filter_vm
+from tasks.batches import claimed, conclude
+from tasks.filtering import filter_machines, follow_groups
 from vdc.claims.security import Filtering, claim_assign, claim_change
-from vdc.records import record_filtered
 from vdc.requests import AssignGroupsRequest, ChangeGroupRequest
 
 
@@ -31,9 +29,6 @@ def change_group(request: ChangeGroupRequest) -> str:
 
 
 def _put_into_force(asked: Filtering) -> str:
-    batch = asked.batch
-    with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
-        recorder = Recorder(done=record_filtered, failed=record_filtered)
-        given = {"running": asked.running}
-        act_on_each("filtering", filter_vm, batch.machines, fence, recorder, given=given)
-    return conclude(batch)
+    filter_machines(asked)
+    follow_groups()
+    return conclude(asked.batch)

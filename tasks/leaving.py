@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks import telling
 from tasks.batches import fenced
 from tasks.fanout import Recorder, act_on_each
+from tasks.filtering import follow_groups
 from tasks.machines import teardown_vm
 from vdc.claims.batch import Batch
 from vdc.records import record_terminated
@@ -21,3 +22,4 @@ def remove_machines(batch: Batch) -> None:
             fence,
             Recorder(done=record_terminated, failed=record_terminated),
         )
+    follow_groups()

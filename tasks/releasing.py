@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.batches import fenced
 from tasks.fanout import Recorder, act_on_each
+from tasks.filtering import follow_groups
 from tasks.machines import provision_vm, teardown_vm
 from vdc.claims.batch import Batch
 from vdc.records import record_failed, record_provisioned
@@ -21,3 +22,4 @@ def make_machines(batch: Batch, *, all_or_none: bool = False) -> None:
             undo=teardown_vm,
             all_or_none=all_or_none,
         )
+    follow_groups()

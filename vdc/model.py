@@ -170,6 +170,9 @@ class Rule:
     """Of the side that is connected to; 0: all."""
     cidr: str = "0.0.0.0/0"
     """Where the other side is."""
+    peer: str = ""
+    """Name of a group of the same tenant whose machines are the other side; empty in a card's rules, which
+    have their addresses instead."""
 
 
 @dataclass(frozen=True, slots=True)

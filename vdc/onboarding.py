@@ -26,7 +26,7 @@ from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
 from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vnet, new_id
-from vdc.security_groups import dumped, members_of, parse_line
+from vdc.security_groups import check_peers, dumped, members_of, parse_line
 from vdc.ssh_keys import check_ssh_key
 from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
 
@@ -201,9 +201,10 @@ def onboard(
         _user(session, further, Role(further.role), tenant, changes)
     vnet = _vnet(session, wanted, tenant, uplink, vlans, changes)
     template = _template(session, wanted, tenant, vnet, changes)
-    for group in wanted.security_groups:
-        _security_group(session, group, tenant, changes)
+    groups = [_security_group(session, group, tenant, changes) for group in wanted.security_groups]
     session.flush()
+    for group in groups:
+        check_peers(session, group)
     missing = _missing(session, wanted, tenant)
     changes += [f"machine {name} to be made" for name in missing]
     done = Onboarded(None, tenant.name, vnet.name, vnet.vlan_id, template.name, changes, missing)
@@ -352,22 +353,24 @@ def _free_vlan(session: Session, uplink: str, vlans: str) -> int:
     return free
 
 
-def _security_group(session: Session, wanted: FileGroup, tenant: Tenant, changes: list[str]) -> None:
+def _security_group(session: Session, wanted: FileGroup, tenant: Tenant, changes: list[str]) -> SecurityGroup:
     rules = dumped([parse_line(line) for line in wanted.rules])
     same = select(SecurityGroup).where(
         SecurityGroup.tenant_id == tenant.id, SecurityGroup.name == check_name("Security group", wanted.name)
     )
     group = session.scalars(same).first()
     if group is None:
-        session.add(SecurityGroup(id=new_id(), name=wanted.name, tenant_id=tenant.id, rules=rules))
+        group = SecurityGroup(id=new_id(), name=wanted.name, tenant_id=tenant.id, rules=rules)
+        session.add(group)
         changes.append(f"security group {wanted.name} made")
-        return
+        return group
     if group.rules != rules and members_of(session, group.id):
         raise Conflict(
             f"Security group {group.name} has machines in it, and other rules than the file says: change it "
             "with `vdc sg add-rule` and `vdc sg remove-rule`, which tell the machines."
         )
     _change(group, f"security group {group.name}", {"rules": rules}, changes)
+    return group
 
 
 def _template(

@@ -26,6 +26,7 @@ from vdc.claims.persistence import Switch
 from vdc.claims.power import BECOMES
 from vdc.claims.resize import RESIZE, Resize, adopt_resize, resize_of
 from vdc.claims.saving import SavingClaim
+from vdc.claims.security import ruled
 from vdc.claims.snapshot import AT_REST, DELETE, MAKE, REVERT, SnapshotClaim, adopt, open_removal
 from vdc.claims.volumes import Removal
 from vdc.model import DomainSeen, HostRef, NicSpec, StorageUse, disk_prefix
@@ -596,6 +597,8 @@ def claim_machines(
     free = [
         replace(take_next(vm), start=_START.get(vm.desired, vm.desired))
         if kind == "recover"
+        else ruled(session, vm)
+        if kind == "guard"
         else specs.load(vm.spec)
         for vm in rows
         if _untouched(session, vm.id, since)

@@ -124,6 +124,11 @@ class ChangeGroupRequest(Request):
     cidr: str = Field(
         title="CIDR", default="0.0.0.0/0", description="Where the other side is, such as 10.0.0.0/8."
     )
+    peer: str = Field(
+        title="Other group",
+        default="",
+        description="Security group of the same tenant whose machines are the other side; empty: the CIDR.",
+    )
 
 
 class ScaleTestRequest(Request):
@@ -376,6 +381,11 @@ class OnboardTenantRequest(Request):
     """Make a tenant what its file says."""
 
     file: str = Field(description="Path of the tenant's file (YAML) on the control machine.")
+    welcome: str = Field(
+        title="Welcome sheet to",
+        default="",
+        description="Directory on the control machine for the customer's sheet; empty: none is written.",
+    )
 
 
 class OffboardTenantRequest(Request):

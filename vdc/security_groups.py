@@ -7,8 +7,8 @@ Rules are of connections: what belongs to one that was let through passes both w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from dataclasses import asdict, replace
+from ipaddress import AddressValueError, IPv4Network, NetmaskValueError, collapse_addresses
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -20,7 +20,7 @@ from vdc.errors import Conflict, Invalid, InvalidState, NotFound, Unsupported
 from vdc.model import Abilities, Rule
 from vdc.names import check_name, find
 from vdc.operations import Opening
-from vdc.schema import SecurityGroup, SecurityGroupMember, Tenant, Vm, Vnet, new_id
+from vdc.schema import Nic, SecurityGroup, SecurityGroupMember, Tenant, Vm, Vnet, new_id
 
 DIRECTIONS = ("in", "out")
 PROTOCOLS = ("tcp", "udp", "icmp", "any")
@@ -31,7 +31,9 @@ EVERYWHERE = "0.0.0.0/0"
 ALL_OUT = Rule("out", "any")
 
 
-def parse_rule(direction: str, protocol: str, ports: str = "", cidr: str = EVERYWHERE) -> Rule:
+def parse_rule(
+    direction: str, protocol: str, ports: str = "", cidr: str = EVERYWHERE, peer: str = ""
+) -> Rule:
     """A rule from what somebody typed: `in tcp 80-90 10.0.0.0/8`. Raises Invalid."""
     if direction not in DIRECTIONS:
         raise Invalid(f"Direction {direction!r} is refused: it is {' or '.join(DIRECTIONS)}.")
@@ -43,8 +45,10 @@ def parse_rule(direction: str, protocol: str, ports: str = "", cidr: str = EVERY
         network = IPv4Network(cidr)
     except (AddressValueError, NetmaskValueError, ValueError) as error:
         raise Invalid(f"CIDR {cidr!r} is no IPv4 network: {error}.") from error
+    if peer and str(network) != EVERYWHERE:
+        raise Invalid(f"The other side is the group {peer} or {cidr}, not both.")
     first, last = _ports(ports) if ports else (0, 0)
-    return Rule(direction, protocol, first, last, str(network))
+    return Rule(direction, protocol, first, last, str(network), peer)
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -63,17 +67,25 @@ def parse_line(text: str) -> Rule:
     direction, protocol, *rest = words if len(words) >= 2 else ("", "")
     ports = rest.pop(0) if rest and rest[0] not in ("from", "to") else ""
     side = "from" if direction == "in" else "to"
-    if len(words) < 2 or (rest and (len(rest) != 2 or rest[0] != side)):
-        raise Invalid(f"Rule {text!r} is refused: write it like `in tcp 80-90 from 10.0.0.0/8`.")
-    return parse_rule(direction, protocol, ports, rest[1] if rest else EVERYWHERE)
+    match rest:
+        case []:
+            return parse_rule(direction, protocol, ports)
+        case [word, "group", peer] if word == side:
+            return parse_rule(direction, protocol, ports, peer=peer)
+        case [word, cidr] if word == side and len(words) >= 2:
+            return parse_rule(direction, protocol, ports, cidr)
+    raise Invalid(
+        f"Rule {text!r} is refused: write it like `in tcp 80-90 from 10.0.0.0/8`, or `from group NAME`."
+    )
 
 
 def describe(rule: Rule) -> str:
-    """As it is typed: `in tcp 80-90 from 10.0.0.0/8`."""
+    """As it is typed: `in tcp 80-90 from 10.0.0.0/8`, `out tcp 5432 to group db`."""
     ports = ""
     if rule.last_port:
         ports = f" {rule.first_port}" + (f"-{rule.last_port}" if rule.last_port != rule.first_port else "")
-    return f"{rule.direction} {rule.protocol}{ports} {'from' if rule.direction == 'in' else 'to'} {rule.cidr}"
+    side = f"group {rule.peer}" if rule.peer else rule.cidr
+    return f"{rule.direction} {rule.protocol}{ports} {'from' if rule.direction == 'in' else 'to'} {side}"
 
 
 def rules_in(group: SecurityGroup) -> list[Rule]:
@@ -107,6 +119,8 @@ def create_group(
         raise Conflict(f"Security group name {name!r} is taken in tenant {tenant}.")
     group = SecurityGroup(id=new_id(), name=name, tenant_id=owner.id, rules=dumped(rules))
     session.add(group)
+    session.flush()
+    check_peers(session, group)
     _journal(session, "create", group, {"rules": group.rules}, actor)
     return group
 
@@ -117,8 +131,28 @@ def delete_group(session: Session, name: str, tenant: str, *, actor: str) -> Non
     if members := members_of(session, group.id):
         shown = ", ".join(vm.name for vm in members[:8])
         raise InvalidState(f"Security group {name} has machines in it ({shown}): take them out first.")
+    theirs = select(SecurityGroup).where(SecurityGroup.tenant_id == group.tenant_id)
+    naming = [g.name for g in session.scalars(theirs) if g.id != group.id and _names(g, name)]
+    if naming:
+        raise InvalidState(f"Security group {name} is named by rules of {', '.join(sorted(naming)[:8])}.")
     _journal(session, "delete", group, {}, actor)
     session.delete(group)
+
+
+def _names(group: SecurityGroup, peer: str) -> bool:
+    return any(rule.peer == peer for rule in rules_in(group))
+
+
+def check_peers(session: Session, group: SecurityGroup) -> None:
+    """Raise NotFound where a rule names a group that its tenant has not."""
+    theirs = select(SecurityGroup.name).where(SecurityGroup.tenant_id == group.tenant_id)
+    known = set(session.scalars(theirs))
+    for rule in rules_in(group):
+        if rule.peer and rule.peer not in known:
+            raise NotFound(
+                f"Rule {describe(rule)!r} of security group {group.name} names a group that its tenant "
+                "has not."
+            )
 
 
 def _journal(session: Session, kind: str, group: SecurityGroup, spec: dict[str, Any], actor: str) -> None:
@@ -128,10 +162,14 @@ def _journal(session: Session, kind: str, group: SecurityGroup, spec: dict[str, 
 
 def dumped(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """Each once, in a fixed order."""
-    unique = sorted(set(rules), key=lambda r: (r.direction, r.protocol, r.first_port, r.last_port, r.cidr))
+    unique = sorted(set(rules), key=_order)
     if len(unique) > MAX_RULES:
         raise Invalid(f"{len(unique)} rules are refused: a security group has {MAX_RULES} at most.")
     return [asdict(rule) for rule in unique]
+
+
+def _order(rule: Rule) -> tuple[str, str, int, int, str, str]:
+    return rule.direction, rule.protocol, rule.first_port, rule.last_port, rule.cidr, rule.peer
 
 
 def members_of(session: Session, group_id: str) -> list[Vm]:
@@ -153,23 +191,49 @@ def rules_of(session: Session, vm_id: str) -> tuple[Rule, ...] | None:
 
 
 def rules_by_machine(session: Session, vm_ids: Sequence[str] | None = None) -> dict[str, tuple[Rule, ...]]:
-    """Rules of machines that are in a group, each rule once; None: of all of them."""
-    query = select(SecurityGroupMember.vm_id, SecurityGroup.rules).join(
+    """Rules of machines that are in a group, each rule once; None: of all of them.
+
+    Instead of a group that a rule names they have the addresses of the machines that are in it now.
+    """
+    query = select(SecurityGroupMember.vm_id, SecurityGroup.tenant_id, SecurityGroup.rules).join(
         SecurityGroup, SecurityGroup.id == SecurityGroupMember.group_id
     )
     if vm_ids is not None:
         query = query.where(SecurityGroupMember.vm_id.in_(vm_ids))
     found: dict[str, list[Rule]] = {}
-    for vm_id, rules in session.execute(query):
-        found.setdefault(vm_id, []).extend(Rule(**rule) for rule in rules)
+    peers: dict[tuple[str, str], list[str]] = {}
+    for vm_id, tenant_id, rules in session.execute(query).all():
+        for rule in (Rule(**one) for one in rules):
+            if not rule.peer:
+                found.setdefault(vm_id, []).append(rule)
+                continue
+            key = tenant_id, rule.peer
+            if key not in peers:
+                peers[key] = _addresses(session, *key)
+            found.setdefault(vm_id, []).extend(replace(rule, peer="", cidr=cidr) for cidr in peers[key])
+        found.setdefault(vm_id, [])
     return {vm_id: merged(rules) for vm_id, rules in found.items()}
+
+
+def _addresses(session: Session, tenant_id: str, group: str) -> list[str]:
+    """The addresses of a group's machines, in as few networks as they make up."""
+    query = (
+        select(Nic.address)
+        .join(SecurityGroupMember, SecurityGroupMember.vm_id == Nic.vm_id)
+        .join(SecurityGroup, SecurityGroup.id == SecurityGroupMember.group_id)
+        .where(SecurityGroup.tenant_id == tenant_id, SecurityGroup.name == group)
+    )
+    return [str(one) for one in collapse_addresses(IPv4Network(a) for a in session.scalars(query))]
+
+
+def name_peers(session: Session) -> bool:
+    """Whether any rule names a group: only then what is in force depends on who is in which."""
+    return any(rule.get("peer") for rules in session.scalars(select(SecurityGroup.rules)) for rule in rules)
 
 
 def merged(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     """Each once, in an order that does not depend on the groups'."""
-    return tuple(
-        sorted(set(rules), key=lambda r: (r.direction, r.protocol, r.first_port, r.last_port, r.cidr))
-    )
+    return tuple(sorted(set(rules), key=_order))
 
 
 def check_filtering(vnets: Sequence[Vnet], abilities: Abilities, what: str) -> None:

@@ -93,6 +93,7 @@ def _rule(command: Callable[..., None]) -> Callable[..., None]:
         json_option,
         _plan,
         _tenant,
+        click.option("--peer", default="", metavar="GROUP", help="The other side: the machines of GROUP."),
         click.option("--cidr", default="0.0.0.0/0", help="Where the other side is; default: everywhere."),
         click.argument("ports", default=""),
         click.argument("protocol", type=click.Choice(["tcp", "udp", "icmp", "any"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -11,12 +12,12 @@ from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.processes import Processes
 from tests.flows.site import ACTOR, Site
-from vdc import catalog, security_groups
+from vdc import accounts, catalog, security_groups
 from vdc.claims.giving import give
-from vdc.errors import Conflict, InvalidState, NotFound, OperationFailed, Unsupported
+from vdc.errors import Conflict, Invalid, InvalidState, NotFound, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
 from vdc.reconciliation import Finding
-from vdc.schema import Host, SecurityGroup, SecurityGroupMember, Vm
+from vdc.schema import Host, Operation, SecurityGroup, SecurityGroupMember, Vm
 from vdc.security_groups import find_group, set_members
 
 SSH = "first_port=22"
@@ -121,6 +122,114 @@ def test_a_process_that_died_in_between(web: Site, start: Processes) -> None:
     assert filtered(web, "web-1")
     assert web.open_operations() == []
     web.assert_agrees()
+
+
+@pytest.fixture
+def database(site: Site) -> Site:
+    """Machine `db` in group `db`, which lets in who is in group `app`: nobody yet."""
+    with write_session(site.url) as session:
+        for name in ("app", "db"):
+            security_groups.create_group(session, name, "default", actor=ACTOR)
+    run.change_group("add", "db", "in", "tcp", ports="5432", peer="app")
+    run.deploy(name="db", vnets=["blue"], security_groups=["db"])
+    return site
+
+
+def let_in(site: Site, name: str = "db") -> set[str]:
+    """From where its port takes connections to the database, on the host where it is."""
+    spec = site.spec(name)
+    (nic,) = spec.nics
+    assert nic.rules is not None
+    wanted = {rule.cidr for rule in nic.rules if rule.first_port == 5432}
+    rules = site.sim.port_rules(spec.host.name, nic.device)
+    in_force = set(re.findall(r"first_port=5432, last_port=5432, cidr='([^']*)'", rules))
+    assert in_force == wanted, "what is written down is in force"
+    return in_force
+
+
+@pytest.mark.prefect
+def test_a_rule_that_names_a_group_follows_who_comes_and_goes(database: Site) -> None:
+    """Whichever way they come and go: made, put in, with another card, taken out, removed."""
+    assert let_in(database) == set()
+    run.deploy(name="a", vnets=["blue"], security_groups=["app"])
+    assert let_in(database) == {"10.1.0.2/32"}
+    run.deploy(name="b", vnets=["blue"])
+    run.assign_groups("assign", "app", "b")
+    assert let_in(database) == {"10.1.0.2/31"}, "in as few networks as may be"
+    run.attach_nic("a", "blue")
+    assert let_in(database) == {"10.1.0.2/31", "10.1.0.4/32"}
+    run.detach_nic("a", "10.1.0.4")
+    run.assign_groups("unassign", "app", "b")
+    assert let_in(database) == {"10.1.0.2/32"}
+    run.migrate("db")
+    assert let_in(database) == {"10.1.0.2/32"}
+    assert run.reconcile() == []
+    run.terminate("a")
+    assert let_in(database) == set()
+    assert run.reconcile() == []
+    database.assert_agrees()
+
+
+def test_machines_of_one_group_may_let_each_other_in(site: Site) -> None:
+    with write_session(site.url) as session:
+        security_groups.create_group(session, "db", "default", actor=ACTOR)
+    run.change_group("add", "db", "in", "tcp", ports="5432", peer="db")
+    run.deploy(count=2, name="db", vnets=["blue"], security_groups=["db"])
+    assert let_in(site, "db-1") == let_in(site, "db-2") == {"10.1.0.1/32", "10.1.0.2/32"}
+    run.power("stop", "db-1")
+    run.deploy(name="more", vnets=["blue"], security_groups=["db"])
+    run.power("start", "db-1")
+    assert let_in(site, "db-1") == let_in(site, "more") == {"10.1.0.1/32", "10.1.0.2/31"}
+
+
+def test_who_could_not_be_told_follows_later(database: Site, start: Processes) -> None:
+    host = database.spec("db").host.name
+    run.deploy(name="a", vnets=["blue"])
+    database.sim.fail_next("network.ensure_ports", error="HostUnreachable", times=5, host=host)
+    try:
+        run.assign_groups("assign", "app", "a")
+    except OperationFailed:
+        assert database.spec("a").host.name == host
+    database.sim.clear()
+    found = run.reconcile()
+    assert Finding("port without its rules", "vm/db", host, "restored") in found
+    assert let_in(database) == {"10.1.0.2/32"}
+
+    database.sim.hold("hypervisor.ensure_removed")
+    child = start.start(run.terminate, "a")
+    database.sim.wait_until_held()
+    child.kill()
+    database.sim.clear()
+    run.reconcile()
+    assert let_in(database) == set()
+    assert run.reconcile() == []
+    database.assert_agrees()
+
+
+def test_a_user_need_not_be_allowed_to_touch_those_that_follow(database: Site) -> None:
+    with write_session(database.url) as session:
+        accounts.create_user(session, "al", role="user", actor=ACTOR)
+        token, _ = accounts.issue_token(session, "al", 1, actor=ACTOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VDC_TOKEN", token)
+        run.deploy(name="als", vnets=["blue"], security_groups=["app"])
+    assert let_in(database) == {"10.1.0.2/32"}
+    with read_session(database.url) as session:
+        follow = session.query(Operation).filter_by(kind="follow-groups", object="vm/db").one()
+        assert follow.requested_by == "system"
+
+
+def test_what_cannot_be_is_refused_of_rules_that_name_groups(database: Site) -> None:
+    with pytest.raises(NotFound, match="names a group that its tenant has not"):
+        run.change_group("add", "db", "in", "tcp", ports="1", peer="none")
+    with pytest.raises(Invalid, match=r"the group app or 10.0.0.0/8, not both"):
+        run.change_group("add", "db", "in", "tcp", ports="1", peer="app", cidr="10.0.0.0/8")
+    named = pytest.raises(InvalidState, match="is named by rules of db")
+    with write_session(database.url, commit=False) as session, named:
+        security_groups.delete_group(session, "app", "default", actor=ACTOR)
+    run.change_group("remove", "db", "in", "tcp", ports="5432", peer="app")
+    with write_session(database.url) as session:
+        security_groups.delete_group(session, "app", "default", actor=ACTOR)
 
 
 def test_what_cannot_be_is_refused(web: Site) -> None:

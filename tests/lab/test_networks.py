@@ -331,6 +331,15 @@ def test_what_no_security_group_lets_in_stays_out_wherever_the_machine_is(tenant
     assert run.reconcile() == []
     run.migrate("red-2", "h2")
     assert seen() == (False, "", False, "")
+
+    with write_session(tenants.datacenter.url) as session:
+        create_group(session, "friends", "red", actor="test")
+    run.change_group("add", "web", "in", "tcp", ports="80", peer="friends", tenant="red")
+    assert asking.neighbour(SECOND) == ""
+    run.assign_groups("assign", "friends", "red-1", tenant="red")
+    assert asking.neighbour(SECOND) == "red-2", "it is let in as it is one of them now"
+    run.assign_groups("unassign", "friends", "red-1", tenant="red")
+    assert asking.neighbour(SECOND) == ""
     run.assign_groups("unassign", "web", "red-2", tenant="red")
     assert seen() == (True, "red-2", True, "red-1")
     tenants.datacenter.assert_agrees()

@@ -25,6 +25,7 @@ NIC = NicSpec(0, VNET, "vd0123456789-0", "02:00:0a:00:00:05", "10.0.0.5")
         (("out", "udp", "5-6", "10.0.0.0/8"), Rule("out", "udp", 5, 6, "10.0.0.0/8"), "out udp 5-6 to 10.0.0.0/8"),  # noqa: E501
         (("in", "icmp"), Rule("in", "icmp"), "in icmp from 0.0.0.0/0"),
         (("out", "any", "", "10.1.2.3/32"), Rule("out", "any", cidr="10.1.2.3/32"), "out any to 10.1.2.3/32"),
+        (("in", "tcp", "80", "0.0.0.0/0", "web"), Rule("in", "tcp", 80, 80, peer="web"), "in tcp 80 from group web"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_what_is_typed(typed: tuple[str, ...], rule: Rule, said: str) -> None:
@@ -55,7 +56,16 @@ def test_what_is_refused(typed: tuple[str, ...], why: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "in", "in tcp 80 from", "in tcp 80 to 10.0.0.0/8", "in tcp 80 from 1 2", "out any from 1"],
+    [
+        "",
+        "in",
+        "in tcp 80 from",
+        "in tcp 80 to 10.0.0.0/8",
+        "in tcp 80 from 1 2",
+        "out any from 1",
+        "in tcp from group",
+        "in from group a b",
+    ],
 )
 def test_lines_that_are_refused(line: str) -> None:
     with pytest.raises(Invalid, match="refused"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from vdc import model, operations, specs
@@ -54,7 +54,7 @@ from vdc.schema import (
     new_id,
     utc_now,
 )
-from vdc.security_groups import check_filtering, find_group, merged, rules_in
+from vdc.security_groups import check_filtering, find_group, merged, rules_by_machine, rules_in
 from vdc.states import Desired, VmState
 from vdc.storage import check_shared_room
 from vdc.tariff import NOTHING, Tariff
@@ -424,6 +424,18 @@ def _insert(
         session.execute(insert(Nic), nics)
 
 
+def _with_peers(session: Session, made: Sequence[VmSpec]) -> list[VmSpec]:
+    """The machines with rules that name groups too: they may be in these themselves, with their addresses."""
+    session.flush()
+    rules = rules_by_machine(session, [spec.vm_id for spec in made])
+    ruled = [
+        replace(spec, nics=tuple(replace(nic, rules=rules[spec.vm_id]) for nic in spec.nics)) for spec in made
+    ]
+    for spec in ruled:
+        session.execute(update(Vm).where(Vm.id == spec.vm_id).values(spec=specs.dump(spec)))
+    return ruled
+
+
 def _check_quota(session: Session, request: DeployRequest, what: _Resolved) -> list[str]:
     n, owner_id = request.count, asking(session).user_id
     one = Use(1, what.vcpu, what.memory_mib, what.disk_mib)
@@ -468,13 +480,15 @@ def claim_deploy(
     n = request.count
     quota_left = _check_quota(session, request, what)
     host_ids, said, burst = _place(session, request, what, clouds or {})
-    rules = merged([rule for group in groups for rule in rules_in(group)]) if groups else None
+    rules = merged([r for group in groups for r in rules_in(group) if not r.peer]) if groups else None
     made = _specs(session, request, what, vm_ids, host_ids, burst, rules)
     made = told(session, what.template, what.tenant, made, context or {}, renderer or Renderer())
     _insert(session, what, made, host_ids, burst, request)
     session.add_all(
         SecurityGroupMember(vm_id=spec.vm_id, group_id=group.id) for spec in made for group in groups
     )
+    if any(rule.peer for group in groups for rule in rules_in(group)):
+        made = _with_peers(session, made)
     batch = open_batch(
         session,
         "deploy",

@@ -19,23 +19,27 @@ from vdc.errors import Conflict, Invalid, NotFound, Unsupported
 from vdc.model import Abilities, Rule, VmSpec
 from vdc.operations import Opening
 from vdc.requests import AssignGroupsRequest, ChangeGroupRequest
-from vdc.schema import Nic, SecurityGroup, SecurityGroupMember, Tenant, Vm, Vnet
+from vdc.schema import Nic, Operation, SecurityGroup, SecurityGroupMember, Tenant, Vm, Vnet
 from vdc.security_groups import (
     check_filtering,
+    check_peers,
     describe,
     dumped,
     find_group,
     members_of,
     parse_rule,
+    rules_by_machine,
     rules_in,
     rules_of,
     set_members,
 )
-from vdc.states import CHARGED, VmState, check_allowed
+from vdc.states import CHARGED, OPERATIONS, VmState, check_allowed
 
 ASSIGN = "assign-groups"
 CHANGE = "change"
 """Kinds of the operations: of machines, and of a group."""
+FOLLOW = "follow-groups"
+"""Of machines whose rules name a group that others have come into, or left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def claim_change(
     if adopted := adopt_batch(session, ASSIGN, flow_run_id):
         return _filtering(session, adopted)
     group = find_group(session, request.group, request.tenant)
-    rule = parse_rule(request.direction, request.protocol, request.ports, request.cidr)
+    rule = parse_rule(request.direction, request.protocol, request.ports, request.cidr, request.peer)
     rules = rules_in(group)
     if (rule in rules) is (request.verb == "add"):
         if request.verb == "add":
@@ -127,7 +131,30 @@ def _write(session: Session, group: SecurityGroup, rule: Rule, verb: str, actor:
     rules = rules_in(group)
     group.rules = dumped([*rules, rule] if verb == "add" else [one for one in rules if one != rule])
     session.flush()
+    check_peers(session, group)
     operations.close(session, claim)
+
+
+def claim_follow(session: Session, *, actor: str) -> Filtering | None:
+    """Let machines follow who has come into, or has left, the groups that their rules name.
+
+    Of those that nobody is busy with: the others follow when that is over. None where there is none.
+    """
+    rules = rules_by_machine(session)
+    busy = select(Operation.object_id).where(Operation.finished_at.is_(None))
+    query = select(Vm).where(Vm.id.in_(list(rules)), Vm.id.not_in(busy)).order_by(Vm.name)
+    old = [
+        vm
+        for vm in session.scalars(query)
+        if vm.state in OPERATIONS["sg assign"]
+        and any(nic.rules != rules[vm.id] for nic in specs.load(vm.spec).nics)
+    ]
+    if not old:
+        return None
+    batch = open_batch(
+        session, FOLLOW, label_of(old), {}, _ruled(session, old), actor=actor, flow_run_id=None
+    )
+    return _filtering(session, batch)
 
 
 def _check(session: Session, vm: Vm, abilities: Abilities, *, entering: bool) -> None:
@@ -140,14 +167,17 @@ def _check(session: Session, vm: Vm, abilities: Abilities, *, entering: bool) ->
 
 def _ruled(session: Session, vms: Sequence[Vm]) -> list[VmSpec]:
     """The machines as they are to be from now on. Raises InvalidState for one that is just made or moved."""
-    found = []
     for vm in vms:
         check_allowed("sg assign", vm.name, VmState(vm.state))
-        spec, rules = specs.load(vm.spec), rules_of(session, vm.id)
-        spec = replace(spec, nics=tuple(replace(nic, rules=rules) for nic in spec.nics))
-        vm.spec = specs.dump(spec)
-        found.append(spec)
-    return found
+    return [ruled(session, vm) for vm in vms]
+
+
+def ruled(session: Session, vm: Vm) -> VmSpec:
+    """The machine with the rules that it is to have now, which are written down."""
+    spec, rules = specs.load(vm.spec), rules_of(session, vm.id)
+    spec = replace(spec, nics=tuple(replace(nic, rules=rules) for nic in spec.nics))
+    vm.spec = specs.dump(spec)
+    return spec
 
 
 def _filtering(session: Session, batch: Batch) -> Filtering:
