@@ -6,25 +6,28 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks import telling
-from tasks.batches import claimed, conclude
+from tasks.batches import claimed, conclude, read
 from tasks.environment import environment
 from tasks.releasing import make_machines
 from tasks.rendering import ready_renderer
 from tasks.tenant_file import read_tenant_file
+from tasks.welcome import check_sheets, write_sheets
 from vdc.claims.deploy import claim_deploy
 from vdc.onboarding import Onboarded, onboard
 from vdc.requests import DeployRequest, OnboardTenantRequest
+from vdc.welcome import read_welcome
 
 
 @flow(name="onboard-tenant", flow_run_name="onboard {request.file}", **flow_options())
 def onboard_tenant(request: OnboardTenantRequest) -> Onboarded:
-    """Tenant, quota, users, private VLAN and template, in one transaction; then the first machines.
+    """Tenant, quota, users, private VLAN and template, in one transaction; first machines; a welcome sheet.
 
     The file is named, not sent along: it holds a person's data. Run twice, it changes nothing. Raises
     Refused, or OperationFailed where a machine could not be made: run again, it goes on.
     """
     settings = environment().settings
     wanted = read_tenant_file(request.file)
+    check_sheets(request.welcome)
     done = claimed(onboard, wanted, uplink=settings.tenant_uplink, vlans=settings.tenant_vlans)
     telling.onboard_result(done)
     contexts = {machine.name: machine.context for machine in wanted.machines}
@@ -41,4 +44,6 @@ def onboard_tenant(request: OnboardTenantRequest) -> Onboarded:
         batch = claim.batch
         make_machines(batch)
         conclude(batch)
+    if request.welcome:
+        write_sheets(read(read_welcome, done.tenant, settings), request.welcome)
     return done

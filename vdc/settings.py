@@ -81,6 +81,8 @@ class Settings:
     seller_address: str = ""
     seller_tax_id: str = ""
     """Who sends the bills, as they are to print it; lines of the address are separated by newlines."""
+    seller_contact: str = ""
+    """How customers reach the seller; on their welcome sheet."""
     sample_retention_days: int = 90
     """How long counters that were sampled from machines are kept."""
 

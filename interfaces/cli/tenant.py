@@ -63,24 +63,28 @@ def create(name: str, time_zone: str, **limits: int | None) -> None:
 
 @group.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
+@click.option("--welcome", type=click.Path(), default="", help="Directory for the customers' welcome sheets.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would change; change nothing.")
 @json_option
-def onboard(files: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
+def onboard(files: tuple[str, ...], welcome: str, only_plan: bool, as_json: bool) -> None:
     """Make tenants what FILEs (YAML) say: quota, users, private VLAN, template. Again: converge."""
     from pathlib import Path
 
     from tasks.tenant_file import read_tenant_file
+    from tasks.welcome import check_sheets
     from vdc.onboarding import onboard as converge
     from vdc.settings import load
 
     settings = load()
     paths = [str(Path(file).absolute()) for file in files]
+    sheets = str(Path(welcome).absolute()) if welcome else ""
+    check_sheets(sheets)
     wanted = [read_tenant_file(path) for path in paths]
     # The plan first, of all of them: what cannot be is refused at once, without a flow run.
     uplink, vlans = settings.tenant_uplink, settings.tenant_vlans
     with writing(commit=False) as session:
         planned = [converge(session, one, uplink=uplink, vlans=vlans, actor=actor()) for one in wanted]
-    done, failed = (planned, {}) if only_plan else _onboard_each(paths, planned)
+    done, failed = (planned, {}) if only_plan else _onboard_each(paths, planned, sheets)
     if as_json and not failed:
         keys = ("tenant", "vnet", "vlan_id", "template", "changes")
         rows = [{key: getattr(one, key) for key in keys} for one in done]
@@ -93,7 +97,7 @@ def onboard(files: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
         raise OperationFailed(f"{said} What was done stays; run it again, and it goes on.", "")
 
 
-def _onboard_each(paths: list[str], planned: list[Any]) -> tuple[list[Any], dict[str, VdcError]]:
+def _onboard_each(paths: list[str], planned: list[Any], sheets: str) -> tuple[list[Any], dict[str, VdcError]]:
     """One tenant's failure does not keep the others."""
     from interfaces.cli.running import run_flow
     from vdc.requests import OnboardTenantRequest
@@ -107,15 +111,51 @@ def _onboard_each(paths: list[str], planned: list[Any]) -> tuple[list[Any], dict
     failed: dict[str, VdcError] = {}
     for path, plan in zip(paths, planned, strict=True):
         if not plan.changes:
+            if sheets:
+                _write_welcome(plan.tenant, sheets)
             done.append(plan)
             continue
         try:
-            done.append(run_flow(load_flow, OnboardTenantRequest(file=path)))
+            done.append(run_flow(load_flow, OnboardTenantRequest(file=path, welcome=sheets)))
         except VdcError as error:
             if len(paths) == 1:
                 raise
             failed[plan.tenant] = error
     return done, failed
+
+
+@group.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(), default="", help="Directory for NAME.html and NAME.txt.")
+@json_option
+def welcome(name: str, out: str, as_json: bool) -> None:
+    """What a customer needs to know to begin: accounts, networks, machines, quota, prices; no secrets."""
+    from reports.welcome import text
+
+    if out:
+        for file in _write_welcome(name, out):
+            print_line(file)
+        return
+    facts = _welcome_facts(name)
+    if as_json:
+        print_json(facts)
+    else:
+        print_line(text(facts).rstrip())
+
+
+def _welcome_facts(tenant: str) -> dict[str, Any]:
+    from vdc.settings import load
+    from vdc.welcome import read_welcome
+
+    with reading() as session:
+        return read_welcome(session, tenant, load())
+
+
+def _write_welcome(tenant: str, directory: str) -> list[str]:
+    from tasks.welcome import check_sheets, write_sheets
+
+    check_sheets(directory)
+    return write_sheets(_welcome_facts(tenant), directory)
 
 
 def _print_onboarded(done: Any, only_plan: bool) -> None:
