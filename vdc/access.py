@@ -100,7 +100,7 @@ RULES = (
     Rule("tenant", ("context", "secret"), NONE, TENANT, NONE),
     Rule("tenant", ("see-context", "see-secrets"), ANY, TENANT, TENANT),
     Rule("user", ("see",), ANY, TENANT, OWN),
-    Rule("user", ("create", "disable", "enable"), NONE, TENANT, NONE),
+    Rule("user", ("create", "disable", "enable", "unlock"), NONE, TENANT, NONE),
     Rule("user", ("quota",), NONE, TENANT, NONE),
     Rule("user", ("passwd",), OWN, TENANT, OWN),
     Rule("user", ("token",), OWN, OWN, OWN),

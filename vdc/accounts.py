@@ -5,6 +5,7 @@ In the inventory alone: audited functions, no flows. Each asks vdc/access.py thr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,13 +19,14 @@ from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, Forbidden, Invalid, NotFound
 from vdc.names import check_name, find
 from vdc.operations import Opening
-from vdc.schema import Base, Image, Share, Template, Tenant, Token, User, new_id, utc_now
+from vdc.schema import Base, Image, LoginFailure, Share, Template, Tenant, Token, User, new_id, utc_now
 from vdc.ssh_keys import check_ssh_key
 
 RESERVED = frozenset({SCHEDULE, PREFECT_UI, SYSTEM.name, "root"})
 """Names by which the journal knows others than users."""
 
 MAX_TOKEN_HOURS = 24 * 366
+MOST_NAME = 63
 
 SHARED_TABLES: dict[str, type[Base]] = {"image": Image, "template": Template}
 """What else than machines can be shared."""
@@ -106,6 +108,7 @@ def set_password(session: Session, name: str, password: str, *, actor: str) -> N
     user = find(session, User, "user", name)
     hashed = passwords.hash_password(password)
     _journal(session, "passwd", user, {}, actor)
+    _forget_failures(session, name)
     user.password_hash = hashed
     revoke_tokens(session, user)
 
@@ -120,17 +123,65 @@ def issue_token(session: Session, name: str, hours: float, *, actor: str) -> tup
     return _issue(session, "token", user, hours, actor)
 
 
-def login(session: Session, name: str, password: str, hours: float) -> tuple[str, datetime]:
-    """A token for whoever knows the password.
+def login(session: Session, name: str, password: str, hours: float) -> tuple[str, datetime] | Forbidden:
+    """A token for whoever knows the password, and when it expires.
 
-    Raises Forbidden, in the same words whatever is wrong.
+    Else why not, in the same words whatever is wrong, and whether there is such a user or not: the error is
+    returned, not raised, as the session has counted it. After a few in a row nobody is asked for a while.
     """
+    if wait := _locked_for(session, name):
+        return Forbidden(
+            f"{name!r} is locked for {math.ceil(wait.total_seconds())} s, after too many logins that failed. "
+            f"An administrator unlocks a user: `vdc user unlock {name}`."
+        )
     user = session.scalars(select(User).where(User.name == name, User.state == "enabled")).first()
     # Also for a user that there is not: the time that it takes must not tell.
     if not passwords.verify(password, user.password_hash if user else None) or user is None:
-        raise Forbidden(f"Name or password is wrong, or {name!r} may not log in.")
+        _count_failure(session, name)
+        return Forbidden(f"Name or password is wrong, or {name!r} may not log in.")
+    _forget_failures(session, name)
     session.execute(delete(Token).where(Token.user_id == user.id, Token.expires_at <= utc_now()))
     return _issue(session, "login", user, hours, name)
+
+
+FREE_FAILURES = 5
+"""So many logins may fail in a row."""
+LOCK_S, MOST_LOCK_S = 30, 15 * 60
+"""How long nobody is asked after that; it doubles with each further one, up to the most."""
+FORGOTTEN_AFTER = timedelta(days=1)
+
+
+def _locked_for(session: Session, name: str) -> timedelta | None:
+    row = session.get(LoginFailure, name[:MOST_NAME])
+    if row is None or row.count < FREE_FAILURES:
+        return None
+    lock_s = min(LOCK_S * 2 ** min(row.count - FREE_FAILURES, 10), MOST_LOCK_S)
+    left = row.at + timedelta(seconds=lock_s) - utc_now()
+    return left if left > timedelta() else None
+
+
+def _count_failure(session: Session, name: str) -> None:
+    now = utc_now()
+    session.execute(delete(LoginFailure).where(LoginFailure.at < now - FORGOTTEN_AFTER))
+    row = session.get(LoginFailure, name[:MOST_NAME])
+    if row is None:
+        session.add(LoginFailure(name=name[:MOST_NAME], count=1, at=now))
+    else:
+        row.count, row.at = row.count + 1, now
+    session.flush()
+
+
+def _forget_failures(session: Session, name: str) -> None:
+    session.execute(delete(LoginFailure).where(LoginFailure.name == name[:MOST_NAME]))
+
+
+def unlock(session: Session, name: str, *, actor: str) -> bool:
+    """Let a user try to log in again at once; returns whether any login had failed. Raises Refused."""
+    user = find(session, User, "user", name)
+    _journal(session, "unlock", user, {}, actor)
+    failed = session.get(LoginFailure, name) is not None
+    _forget_failures(session, name)
+    return failed
 
 
 def _issue(session: Session, kind: str, user: User, hours: float, actor: str) -> tuple[str, datetime]:

@@ -31,6 +31,7 @@ from vdc.schema import (
     Base,
     Bill,
     Image,
+    LoginFailure,
     Operation,
     Refusal,
     SecurityGroup,
@@ -309,5 +310,6 @@ def _erase(session: Session, user: User, tenant_id: str) -> None:
     session.execute(update(Volume).where(Volume.owner_id == user.id).values(owner_id=None))
     session.execute(delete(Share).where(Share.user_id == user.id))
     session.execute(delete(Token).where(Token.user_id == user.id))
+    session.execute(delete(LoginFailure).where(LoginFailure.name == user.name))
     session.delete(user)
     session.flush()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from vdc.errors import Invalid
 
 MIN_LENGTH = 10
+_NOBODYS = "$argon2id$v=19$m=65536,t=3,p=4$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+"""What is compared with where there is nothing, so that it takes as long."""
 
 
 def hash_password(password: str) -> str:
@@ -37,9 +39,7 @@ def verify(password: str, stored: str | None) -> bool:
     from argon2 import PasswordHasher
     from argon2.exceptions import VerificationError
 
-    if stored is None:
-        return False
     try:
-        return PasswordHasher().verify(stored, password)
+        return PasswordHasher().verify(stored or _NOBODYS, password) and stored is not None
     except VerificationError:
         return False

@@ -176,6 +176,16 @@ class Token(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class LoginFailure(Base):
+    """Logins that failed in a row, of users and of names that there are not alike: nobody is told which."""
+
+    __tablename__ = "login_failures"
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    count: Mapped[int]
+    at: Mapped[datetime]
+    """Of the last one."""
+
+
 class Secret(Base):
     """What a context names and nobody is shown (vdc/secrets.py). Of the site, or of a tenant."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from interfaces.cli.output import json_option, note, print_fields, print_json, print_line
-from vdc.errors import Invalid
+from vdc.errors import Forbidden, Invalid
 from vdc.settings import load
 
 stdin_option = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
@@ -42,7 +42,10 @@ def login(name: str, password_stdin: bool, hours: float | None) -> None:
     password = read_password(password_stdin)
     # For nobody yet: whoever logs in need not be let in before.
     with inventory.write_session(settings.inventory_url) as session:
-        token, expires = accounts.login(session, name, password, hours or settings.token_hours)
+        done = accounts.login(session, name, password, hours or settings.token_hours)
+    if isinstance(done, Forbidden):
+        raise done
+    token, expires = done
     Login(settings.home).write(token)
     print_line(f"Logged in as {name} until {expires:%Y-%m-%d %H:%M} UTC.")
     if os.environ.get("VDC_TOKEN"):

@@ -87,6 +87,17 @@ def enable(name: str) -> None:
     _set_enabled(name, True)
 
 
+@group.command()
+@click.argument("name")
+def unlock(name: str) -> None:
+    """Let a user try to log in again at once, after too many logins that failed."""
+    from vdc.accounts import unlock as let_in
+
+    with writing() as session:
+        failed = let_in(session, name, actor=actor())
+    print_line(f"User {name} {'can log in again' if failed else 'was not locked'}.")
+
+
 def _set_enabled(name: str, enabled: bool) -> None:
     from vdc.accounts import set_enabled
 

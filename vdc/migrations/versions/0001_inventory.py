@@ -240,6 +240,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host_id", "datastore_id", name=op.f("pk_host_datastores")),
     )
     op.create_table(
+        "login_failures",
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_login_failures")),
+    )
+    op.create_table(
         "secrets",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("tenant_id", sa.String(length=36), nullable=True),
@@ -706,6 +713,7 @@ def downgrade() -> None:
 
     op.drop_table("tokens")
     op.drop_table("secrets")
+    op.drop_table("login_failures")
     op.drop_table("users")
     op.drop_table("host_datastores")
     op.drop_table("cloud_prices")
