@@ -132,3 +132,22 @@ def processes(env: Mapping[str, str], engine: Engine = "prefect") -> Iterator[Pr
         yield made
     finally:
         made.end()
+
+
+def die_at_commit(n: int, function: Any, *args: Any) -> Any:
+    """Run `function` in this process, which is killed when it is about to commit for the n-th time."""
+    from sqlalchemy import event
+
+    from tasks.environment import environment
+    from vdc.inventory import engine
+
+    seen = [0]
+
+    def count(connection: Any) -> None:
+        if connection.get_execution_options().get("vdc_write"):
+            seen[0] += 1
+            if seen[0] == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(engine(environment().url), "commit", count)
+    return function(*args)

@@ -26,6 +26,8 @@ from vdc.requests import (
     ImportImageRequest,
     MachinesRequest,
     MigrateRequest,
+    OffboardTenantRequest,
+    OnboardTenantRequest,
     PowerRequest,
     RemoveDiskRequest,
     ResizeRequest,
@@ -43,6 +45,18 @@ def deploy(**request: Any) -> str:
     from flows.deploy import deploy as flow
 
     return flow(DeployRequest(**({"template": "tiny"} | request)))
+
+
+def onboard(file: str) -> Any:
+    from flows.onboard_tenant import onboard_tenant as flow
+
+    return flow(OnboardTenantRequest(file=file))
+
+
+def offboard(tenant: str, export: str, **request: Any) -> Any:
+    from flows.offboard_tenant import offboard_tenant as flow
+
+    return flow(OffboardTenantRequest(tenant=tenant, export=export, with_machines=True, **request))
 
 
 def terminate(*vms: str, tenant: str = "") -> str:

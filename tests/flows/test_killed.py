@@ -6,7 +6,6 @@ its n-th commit to the inventory.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.flows import run
-from tests.flows.processes import Child, Processes
+from tests.flows.processes import Child, Processes, die_at_commit
 from tests.flows.site import Site
 from tests.requires import missing
 from vdc.errors import OperationFailed
@@ -72,31 +71,12 @@ def test_killed_while_terminating(site: Site, start: Processes) -> None:
         assert site.events(name) == ["created", "started", "terminated"]
 
 
-def _suicide(n: int, function: Any, *args: Any) -> Any:
-    """Run `function` in this process, which is killed when it is about to commit for the n-th time."""
-    from sqlalchemy import event
-
-    from tasks.environment import environment
-    from vdc.inventory import engine
-
-    seen = [0]
-
-    def count(connection: Any) -> None:
-        if connection.get_execution_options().get("vdc_write"):
-            seen[0] += 1
-            if seen[0] == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    event.listen(engine(environment().url), "commit", count)
-    return function(*args)
-
-
 def test_killed_before_each_commit(site: Site, start: Processes) -> None:
     """The claim, the heartbeats, the mark of a machine that fails, outcomes, the end of the batch."""
     committed = []
     for n in range(1, 6):
         site.sim.fail_next("ensure_started", host="h1")
-        child = start.start(_suicide, n, run.deploy_request, {"count": 2, "name": f"k{n}"})
+        child = start.start(die_at_commit, n, run.deploy_request, {"count": 2, "name": f"k{n}"})
         child.process.join(60)
         assert not child.process.is_alive()
         if child.process.exitcode != -signal.SIGKILL:
@@ -168,7 +148,7 @@ def _import(file: Path, name: str) -> str:
 def test_killed_while_importing(site: Site, start: Processes, image_file: Path) -> None:
     before, images = site.snapshot(), site.count(Image)
     _kill_before_call(site, 1, start, _import, image_file, "first")
-    child = start.start(_suicide, 2, _import, image_file, "second")  # stored, but not written down
+    child = start.start(die_at_commit, 2, _import, image_file, "second")  # stored, but not written down
     child.process.join(60)
     assert child.process.exitcode == -signal.SIGKILL
     assert site.snapshot()["hosts"] != before["hosts"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import signal
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from drivers.seed import build_seed
 from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
+from tests.flows.processes import Processes, die_at_commit
 from tests.flows.site import ACTOR, Site, settings
 from vdc import accounts, secrets
 from vdc.inventory import read_session, write_session
@@ -115,6 +118,53 @@ def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
         assert session.query(User).count() == 20
         live = session.scalars(select(Vm.tenant_id).where(Vm.state == VmState.RUNNING)).all()
         assert (len(live), len(set(live))) == (20, 20), "one each, none doubled"
+    site.assert_agrees()
+
+
+def test_killed_before_each_commit_on_the_way_in_and_out(
+    site: Site, tmp_path: Path, start: Processes
+) -> None:
+    """Reconcile finishes what was begun on machines; the same command again, what was begun on the tenant."""
+    uplink = {"tenant_uplink": site.sim.network_uri()}
+    names = []
+    with settings(**uplink):
+        for n in itertools.count(1):
+            name = f"t{n}"
+            names.append(name)
+            file = _file(tmp_path, name, f"{name}-admin")
+            child = start.start(die_at_commit, n, run.onboard, file, **uplink)
+            child.process.join(60)
+            killed = child.process.exitcode == -signal.SIGKILL
+            run.reconcile()
+            done = run.onboard(file)
+            assert killed or done.changes == [], child.answer()
+            if not killed:
+                break
+    assert len(names) > 3, "the tenant, the machine's claim, its outcome, the end of the batch"
+    assert set(site.machines().values()) == {VmState.RUNNING}
+    assert len(site.machines()) == 1, "all have the same name"
+    with read_session(site.url) as session:
+        made = session.scalars(select(Vm.tenant_id)).all()
+        assert len(made) == len(set(made)) == len(names), "one machine each"
+        assert session.query(Vnet).filter(Vnet.tenant_id.is_not(None)).count() == len(names)
+    site.assert_agrees()
+    deaths = 0
+    for n, name in enumerate(names, 1):
+        out = str(tmp_path / f"out-{name}")
+        child = start.start(die_at_commit, n, run.offboard, name, out)
+        child.process.join(60)
+        deaths += child.process.exitcode == -signal.SIGKILL
+        run.reconcile()
+        with read_session(site.url) as session:
+            gone = session.query(Tenant).filter_by(name=name, state="gone").count()
+        assert gone or run.offboard(name, out).left == {}
+    assert deaths > 3
+    with read_session(site.url) as session:
+        assert session.query(Tenant).filter_by(state="gone").count() == len(names)
+        assert session.query(User).count() == 0
+        assert set(session.scalars(select(Vm.state))) == {VmState.GONE}
+    assert site.open_operations() == []
+    assert run.reconcile() == []
     site.assert_agrees()
 
 
