@@ -222,7 +222,11 @@ def build(
 def _rendered(level: Level, rendered: Mapping[str, str], secrets: Mapping[str, Mapping[str, str]]) -> Context:
     def text_at(path: str, text: str) -> str:
         key = _key(level, path)
-        return _marked(rendered[key], key, level, secrets) if key in rendered else text
+        if key in rendered:
+            return _marked(rendered[key], key, level, secrets)
+        if any(mark in text for mark in SECRET):
+            raise Invalid(f"The context is refused: {key} has characters that mark secrets.")
+        return text
 
     content = _validated(_replaced(level.content, text_at), level.what)
     _check(content, level.what, unrendered=False)

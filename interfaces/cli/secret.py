@@ -34,13 +34,15 @@ def list_(tenant: str, as_json: bool) -> None:
 @group.command("set")
 @click.argument("name")
 @click.option("--tenant", default="", help="Whose; none: the own tenant's, of the site: the site's.")
-@click.option("--stdin", "from_stdin", is_flag=True, help="Read it from standard input, all of it.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read it from standard input, a line or a file.")
 def set_(name: str, tenant: str, from_stdin: bool) -> None:
     """Keep a secret, asked for or read from standard input; again: another one."""
     from vdc.secrets import key, set_secret
     from vdc.settings import load
 
     value = sys.stdin.read() if from_stdin else click.prompt(name, hide_input=True, err=True)
+    if value.count("\n") == 1:  # a line that some program ended, not a file
+        value = value.removesuffix("\n")
     with_key = key(load().secrets_key, make=True)
     with writing() as session:
         new = set_secret(session, name, value, tenant, with_key=with_key, actor=actor())

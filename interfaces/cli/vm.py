@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,10 @@ def terminate(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool)
 
 
 def _plan_deploy(request: Any) -> dict[str, Any]:
-    from interfaces.cli.session import writing
+    from interfaces.cli.session import reading, writing
+    from vdc.claims.context import has_templates
     from vdc.claims.deploy import claim_deploy
+    from vdc.rendering import Renderer
 
     can = None
     if request.security_groups:
@@ -218,17 +221,25 @@ def _plan_deploy(request: Any) -> dict[str, Any]:
         context = read_context_file(request.context, "the machines")
     answers: dict[str, str] = {}
     if request.burst != "never":
-        from interfaces.cli.session import reading
         from tasks.cloud_check import ask_clouds
         from vdc.claims.burst import questions
 
         with reading() as session:
             asked = questions(session, request)
         answers = ask_clouds(asked)
-    with writing(commit=False) as session:
-        prices = load().prices
+    with reading() as session:
+        templated = has_templates(session, request, context or {})
+    # Begun before, so that nobody waits for it while we hold the right to write.
+    with Renderer() if templated else nullcontext() as renderer, writing(commit=False) as session:
         claim = claim_deploy(
-            session, request, actor=actor(), prices=prices, clouds=answers, abilities=can, context=context
+            session,
+            request,
+            actor=actor(),
+            prices=load().prices,
+            clouds=answers,
+            abilities=can,
+            context=context,
+            renderer=renderer,
         )
     assert claim.plan is not None, "a plan adopts nothing"
     return {

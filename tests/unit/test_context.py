@@ -319,7 +319,7 @@ def test_the_commands(
         seen = capsys.readouterr()
         return code, seen.out + seen.err
 
-    monkeypatch.setattr("sys.stdin", io.StringIO(WORD))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{WORD}\n"))
     assert vdc("secret", "set", "db", "--tenant", "acme", "--stdin") == (
         0,
         "Secret db is kept: name it as {{ secret('db') }}.\n",
