@@ -334,6 +334,7 @@ def test_what_no_security_group_lets_in_stays_out_wherever_the_machine_is(tenant
 
     with write_session(tenants.datacenter.url) as session:
         create_group(session, "friends", "red", actor="test")
+    run.change_group("add", "friends", "in", "tcp", ports="22", cidr="10.5.0.250/32", tenant="red")
     run.change_group("add", "web", "in", "tcp", ports="80", peer="friends", tenant="red")
     assert asking.neighbour(SECOND) == ""
     run.assign_groups("assign", "friends", "red-1", tenant="red")
