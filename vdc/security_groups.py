@@ -64,15 +64,15 @@ def _ports(text: str) -> tuple[int, int]:
 def parse_line(text: str) -> Rule:
     """A rule in one line, as `describe` has it; ports and the other side may be left out. Raises Invalid."""
     words = text.split()
-    direction, protocol, *rest = words if len(words) >= 2 else ("", "")
+    direction, protocol, *rest = words if len(words) >= 2 else ("", "", "")
     ports = rest.pop(0) if rest and rest[0] not in ("from", "to") else ""
     side = "from" if direction == "in" else "to"
     match rest:
-        case []:
+        case [] if protocol:
             return parse_rule(direction, protocol, ports)
         case [word, "group", peer] if word == side:
             return parse_rule(direction, protocol, ports, peer=peer)
-        case [word, cidr] if word == side and len(words) >= 2:
+        case [word, cidr] if word == side and cidr != "group":
             return parse_rule(direction, protocol, ports, cidr)
     raise Invalid(
         f"Rule {text!r} is refused: write it like `in tcp 80-90 from 10.0.0.0/8`, or `from group NAME`."

@@ -79,7 +79,7 @@ class _Words(HTMLParser):
         self.text += " "
 
     def handle_data(self, data: str) -> None:
-        if self.tags[-1] != "style":
+        if self.tags[-1:] != ["style"]:
             self.text += data
 
 
