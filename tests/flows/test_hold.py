@@ -136,9 +136,9 @@ def test_killed_while_it_is_released(site: Site, start: Processes, n: int) -> No
         child.kill()
         site.sim.clear()
     else:
-        from tests.flows.test_killed import _suicide
+        from tests.flows.processes import die_at_commit
 
-        child = start.start(_suicide, 1, run.release, "web")
+        child = start.start(die_at_commit, 1, run.release, "web")
         child.process.join(60)
         assert child.process.exitcode == -9
         assert run.reconcile() == []
@@ -151,9 +151,9 @@ def test_killed_while_it_is_released(site: Site, start: Processes, n: int) -> No
 
 def test_killed_after_a_deployment_on_hold_was_claimed(site: Site, start: Processes) -> None:
     """It is not made by reconcile: it is on hold."""
-    from tests.flows.test_killed import _suicide
+    from tests.flows.processes import die_at_commit
 
-    child = start.start(_suicide, 2, run.deploy_request, {"name": "web", "hold": True})
+    child = start.start(die_at_commit, 2, run.deploy_request, {"name": "web", "hold": True})
     child.process.join(60)
     assert child.process.exitcode == -9
     assert run.reconcile() == []

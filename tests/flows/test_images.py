@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session
 
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
-from tests.flows.processes import Processes
+from tests.flows.processes import Processes, die_at_commit
 from tests.flows.site import ACTOR, Site
-from tests.flows.test_killed import _suicide
 from tests.flows.test_snapshot import _kill
 from tests.requires import missing
 from vdc import catalog
@@ -503,7 +502,7 @@ def test_killed_before_the_claim_and_before_the_record(web: Site, start: Process
     if act == "delete":
         save("mine")
     for n, committed in ((1, False), (2, True)):
-        child = start.start(_suicide, n, ACTS.get(act, delete), "mine", operation_lease_s=60)
+        child = start.start(die_at_commit, n, ACTS.get(act, delete), "mine", operation_lease_s=60)
         child.process.join(60)
         assert child.process.exitcode is not None
         assert child.process.exitcode < 0

@@ -308,11 +308,11 @@ def test_killed_before_each_call(web: Site, start: Processes, n: int, halfway: b
 
 
 def test_killed_before_the_claim_and_before_the_record(web: Site, start: Processes) -> None:
-    from tests.flows.test_killed import _suicide
+    from tests.flows.processes import die_at_commit
 
     leases = web.leases()
     for n, committed in ((1, False), (2, True)):
-        child = start.start(_suicide, n, migrate, "web", "h2", operation_lease_s=60)
+        child = start.start(die_at_commit, n, migrate, "web", "h2", operation_lease_s=60)
         child.process.join(60)
         assert child.process.exitcode is not None
         assert child.process.exitcode < 0

@@ -16,9 +16,8 @@ from reports.bill import bills
 from reports.usage import read_events
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
-from tests.flows.processes import Processes
+from tests.flows.processes import Processes, die_at_commit
 from tests.flows.site import ACTOR, Site
-from tests.flows.test_killed import _suicide
 from vdc import catalog
 from vdc.billed import Billed
 from vdc.claims.giving import give
@@ -352,7 +351,7 @@ def test_another_host_does_it_and_none_is_waited_for(own: Site) -> None:
 def test_killed_on_the_way_it_is_finished(own: Site, start: Processes, to: bool, n: int) -> None:
     if not to:
         switch(True)
-    child = start.start(_suicide, n, switch, to)
+    child = start.start(die_at_commit, n, switch, to)
     child.process.join(60)
     assert not child.process.is_alive()
     run.reconcile()

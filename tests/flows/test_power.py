@@ -328,12 +328,12 @@ def test_one_that_was_paused_meanwhile_pulls_no_plug(web: Site, start: Processes
 
 @pytest.mark.parametrize("verb", ["stop", "reboot"])
 def test_killed_before_the_claim_and_before_the_record(web: Site, start: Processes, verb: str) -> None:
-    from tests.flows.test_killed import _suicide
+    from tests.flows.processes import die_at_commit
 
     boots = web.sim.boots(web.spec("web").domain)
     last = 2 if verb == "stop" else 3  # a reboot writes down that it is about to ask
     for n in (1, last):
-        child = start.start(_suicide, n, power, verb, "web", operation_lease_s=60)
+        child = start.start(die_at_commit, n, power, verb, "web", operation_lease_s=60)
         child.process.join(60)
         assert child.process.exitcode == -9
         assert bool(web.open_operations()) is (n > 1)

@@ -476,13 +476,13 @@ def test_killed_while_deleting(web: Site, start: Processes) -> None:
 
 @pytest.mark.parametrize("act", ACTS)
 def test_killed_before_the_claim_and_before_the_record(web: Site, start: Processes, act: str) -> None:
-    from tests.flows.test_killed import _suicide
+    from tests.flows.processes import die_at_commit
 
     run.snapshot("web", "first")
     write(web, disk="b", memory="B")
     label = "second" if act == "make" else "first"
     for n, committed in ((1, False), (2, True)):
-        child = start.start(_suicide, n, ACTS[act], label, operation_lease_s=60)
+        child = start.start(die_at_commit, n, ACTS[act], label, operation_lease_s=60)
         child.process.join(60)
         assert child.process.exitcode is not None
         assert child.process.exitcode < 0
