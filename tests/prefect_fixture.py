@@ -10,7 +10,7 @@ import shutil
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -62,35 +62,50 @@ def give_database(of_server: Settings) -> None:
 
     A first start as an operator has it: tests/flows/test_control.py, tests/lab/test_docs.py.
     """
-    of = f"{CHECKOUT} {version('prefect')} {catalogue.version()}"
-    kept = cache_directory() / f"prefect-for-tests-{hashlib.sha256(of.encode()).hexdigest()[:12]}.db"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    checkout, catalogued = _short_hash(str(CHECKOUT)), _short_hash(catalogue.version())
+    cache = cache_directory()
+    migrated = cache / f"prefect-{version('prefect')}.db"
+    furnished = cache / f"prefect-{version('prefect')}-{checkout}-{catalogued}.db"
+    cache.mkdir(parents=True, exist_ok=True)
     database = of_server.prefect_home / "prefect.db"
+    database.parent.mkdir(parents=True, exist_ok=True)
     # Processes of one test run start at the same time: one makes it, the others wait.
-    with (kept.parent / "prefect-for-tests.lock").open("w") as lock:
+    with (cache / "prefect-for-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists():
-            _make_database(of_server)
-            for old in kept.parent.glob("prefect-for-tests-*.db"):
+        if not furnished.exists():
+            if migrated.exists():
+                shutil.copyfile(migrated, database)
+            else:
+                _serve(of_server, lambda: None)
+                _keep(database, migrated)
+            _serve(of_server, lambda: prefect_objects.ensure_objects(of_server))
+            for old in cache.glob(f"prefect-*-{checkout}-*.db"):
                 old.unlink()
-            shutil.copyfile(database, part := kept.with_suffix(".part"))
-            part.rename(kept)
+            _keep(database, furnished)
             return
-        database.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(kept, database)
+        shutil.copyfile(furnished, database)
 
 
-def _make_database(of_server: Settings) -> None:
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _serve(of_server: Settings, act: Callable[[], None]) -> None:
     server.ensure_started(of_server)
     try:
-        prefect_objects.ensure_objects(of_server)
+        act()
     finally:
         server.ensure_stopped(of_server)
-    with closing(sqlite3.connect(of_server.prefect_home / "prefect.db")) as connection:
+
+
+def _keep(database: Path, kept: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
         # Of the schedules: they would be late whenever it is used.
         connection.execute("DELETE FROM flow_run")
         connection.commit()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copyfile(database, part := kept.with_suffix(".part"))
+    part.rename(kept)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deployments.guests.kernel import Kernel
 from deployments.programs import run
 
 SIZE_MIB = 32
@@ -24,18 +25,18 @@ PROMPT 0
 LABEL tiny
   KERNEL vmlinuz
   INITRD initrd
-  APPEND console=ttyS0 quiet panic=1 nokaslr mitigations=off no_timer_check cryptomgr.notests
+  APPEND {arguments}
 """
 
 
-def build(vmlinuz: Path, initramfs: Path, scratch: Path, target: Path) -> None:
+def build(kernel: Kernel, initramfs: Path, scratch: Path, target: Path) -> None:
     """Write a qcow2 of SIZE_MIB to `target`."""
     raw, config = scratch / "disk.raw", scratch / "syslinux.cfg"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.format(arguments=kernel.arguments))
     with raw.open("wb") as disk:
         disk.truncate(SIZE_MIB * 1024 * 1024)
     run(["mkfs.vfat", "-F", "16", "-s", str(SECTORS_PER_CLUSTER), "-n", "TINY", raw])
-    for source, name in ((vmlinuz, "vmlinuz"), (initramfs, "initrd"), (config, "syslinux.cfg")):
+    for source, name in ((kernel.vmlinuz, "vmlinuz"), (initramfs, "initrd"), (config, "syslinux.cfg")):
         run(["mcopy", "-i", raw, source, f"::{name}"])
     run(["syslinux", "--install", raw])
     run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target])

@@ -26,8 +26,9 @@ PROGRAMS = {
     "apt-get": "apt",
     "cpio": "cpio",
     "dpkg-deb": "dpkg",
-    "gzip": "gzip",
     "ldd": "libc-bin",
+    "lz4": "lz4",
+    "strip": "binutils",
 }
 
 
@@ -66,7 +67,7 @@ def ensure_tiny(kernel: str = "debian", log: Callable[[str], None] = _to_stderr)
         log("tiny image: root file system")
         initramfs.build(provided, scratch, scratch / "initrd")
         log("tiny image: disk")
-        disk.build(provided.vmlinuz, scratch / "initrd", scratch, scratch / "image.qcow2")
+        disk.build(provided, scratch / "initrd", scratch, scratch / "image.qcow2")
         (scratch / "image.qcow2").replace(image)
         log(f"tiny image: {image}")
     return image
