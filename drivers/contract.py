@@ -198,6 +198,12 @@ class Hypervisor(Protocol):
     def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
         """Make that one of its disks as large, also while it runs. A larger one stays as it is."""
 
+    def grow_root(self, name: str, *, timeout_s: float) -> str:
+        """Have the guest grow its root file system to its disk, as it does at its next boot.
+
+        Why it did not, within `timeout_s` or at all; empty where it did. One that is off is not asked.
+        """
+
     def read_devices(self, name: str) -> DevicesSeen:
         """What is plugged into the domain. Raises NotFound."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -26,25 +26,39 @@ from vdc.records import record_resized
 from vdc.schema import utc_now
 
 GUEST_S = 30.0
-"""How long a guest may take to give memory back, or take it, before it is left for its next start."""
+"""How long a guest may take to give memory back, take it, or grow its root, before that is left for later."""
 
 
 def _hypervisor(spec: VmSpec) -> Hypervisor:
     return registry.hypervisor(spec.host, environment().access)
 
 
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """What a machine has, and since when; `root` is why its root file system did not grow with its disk."""
+
+    has: Size
+    at: datetime
+    root: str
+
+
 @task(name="resize-vm", task_run_name="resize {asked.spec.name}", **retrying())
-def resize_vm(asked: Resize, fence: Fence) -> tuple[Size, datetime]:
-    """Bring the machine to what it is to have, as far as it goes now: what it has then, and since when.
+def resize_vm(asked: Resize, fence: Fence) -> Resized:
+    """Bring the machine to what it is to have, as far as it goes now.
 
     Its description on the host says the same, so that it has it again wherever it is started.
     """
     seen: list[ShapeSeen] = []
+    root: list[str] = []
     wanted = resized(asked.spec, asked.wanted)
 
     def grow_disk(spec: VmSpec) -> Iterator[Call]:
         if asked.wanted.disk_mib > spec.disks[0].size_mib:
             yield partial(_hypervisor(spec).ensure_disk_grown, domain_spec(spec), 0, asked.wanted.disk_mib)
+
+    def grow_root(spec: VmSpec) -> Iterator[Call]:
+        if asked.wanted.disk_mib > spec.disks[0].size_mib:
+            yield lambda: root.append(_grow_root(spec))
 
     def resize(spec: VmSpec) -> Iterator[Call]:
         hypervisor = _hypervisor(spec)
@@ -53,9 +67,17 @@ def resize_vm(asked: Resize, fence: Fence) -> tuple[Size, datetime]:
     def define(spec: VmSpec) -> Iterator[Call]:
         yield partial(_hypervisor(spec).ensure_defined, domain_spec(resized(spec, _has(asked, seen[0]))))
 
-    steps = {"grow disk": grow_disk, "resize": resize, "define": define}
+    steps = {"grow disk": grow_disk, "grow root": grow_root, "resize": resize, "define": define}
     at = run_steps(steps, Machine(asked.claim, asked.spec), fence)
-    return _has(asked, seen[0]), at
+    return Resized(_has(asked, seen[0]), at, "".join(root))
+
+
+def _grow_root(spec: VmSpec) -> str:
+    """No reason to fail: the guest does it at its next boot. Returns why it has not done it now."""
+    try:
+        return _hypervisor(spec).grow_root(spec.domain, timeout_s=GUEST_S)
+    except VdcError as error:
+        return str(error).rstrip(".")
 
 
 def _has(asked: Resize, seen: ShapeSeen) -> Size:
@@ -74,7 +96,7 @@ def resize_and_record(asked: Resize, fence: Fence) -> None:
     Raises OperationFailed where it may not have all that it was to have.
     """
     try:
-        has, at = resize_vm(asked, fence)
+        done = resize_vm(asked, fence)
     except Superseded:
         raise
     except VdcError as error:
@@ -88,8 +110,8 @@ def resize_and_record(asked: Resize, fence: Fence) -> None:
         failure = f"{asked.spec.name} was not resized: {error} {what}"
         telling.resize_result(asked, seen, failure)
         raise OperationFailed(failure, asked.claim.operation_id) from error
-    recorded(record_resized, asked, has, at)
-    telling.resize_result(asked, has)
+    recorded(record_resized, asked, done.has, done.at, root=done.root)
+    telling.resize_result(asked, done.has, root=done.root)
 
 
 def _look(spec: VmSpec) -> Size | None:

@@ -136,7 +136,7 @@ def resize_plan(asked: Resize) -> None:
     publish("resize-plan", f"{asked.spec.name} on host {asked.spec.host.name}.", table(rows), left)
 
 
-def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
+def resize_result(asked: Resize, has: Size | None, error: str = "", root: str = "") -> None:
     """`has`: what it has now, if that was seen."""
     came = [] if has is None else changes(size_of(asked.spec), asked.wanted, has)
     rows = [
@@ -145,7 +145,10 @@ def resize_result(asked: Resize, has: Size | None, error: str = "") -> None:
         if not error
     ]
     publish(
-        "resize-result", f"{asked.spec.name} on host {asked.spec.host.name}. {error}".strip(), table(rows)
+        "resize-result",
+        f"{asked.spec.name} on host {asked.spec.host.name}. {error}".strip(),
+        table(rows),
+        root and f"Its root file system grows at its next boot: {root}.",
     )
 
 

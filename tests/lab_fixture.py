@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,13 +42,18 @@ class LabAccess:
 
     def file_server(self) -> str:
         """URI of what the lab's file server exports; the first who asks has it started."""
-        from deployments.lab import control
-        from deployments.lab.file_server import PACKAGES
+        return _file_server(self.lab.lab_id, self.lab.home)
 
-        _require(PACKAGES)
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("VDC_HOME", str(self.lab.home))
-            return control.up(self.lab.lab_id, nfs=True).nfs_uri
+
+@cache
+def _file_server(lab_id: str, home: Path) -> str:
+    from deployments.lab import control
+    from deployments.lab.file_server import PACKAGES
+
+    _require(PACKAGES)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VDC_HOME", str(home))
+        return control.up(lab_id, nfs=True).nfs_uri
 
 
 def require_lab() -> None:

@@ -325,15 +325,19 @@ def record_reverted(
     vm.observed, vm.observed_at = state, at
 
 
-def record_resized(session: Session, done: Resize, has: Size | None, at: datetime, error: str = "") -> None:
+def record_resized(
+    session: Session, done: Resize, has: Size | None, at: datetime, error: str = "", root: str = ""
+) -> None:
     """A machine whose size was changed, or (with an error) should have been.
+
+    `root` is why its root file system did not grow with its disk.
 
     `has` is what it was seen to have afterwards, `at` when; what it has not got yet comes at its next start.
     None: it was not seen, and holds its place with the larger until reconcile goes on.
     Raises Superseded where another process took the operation over.
     """
     before = size_of(done.spec)
-    told = None if has is None else {"changes": changes(before, done.wanted, has)}
+    told = None if has is None else {"changes": changes(before, done.wanted, has), "root": root}
     close(session, done.claim, error=error or None, result=told)
     if has is None:
         return

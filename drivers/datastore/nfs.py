@@ -134,7 +134,8 @@ class NfsDatastore:
         return files.made(self._ssh, what, answer)
 
     def _argv(self, verb: str, *args: str) -> list[str]:
-        return ["python3", "-I", "-c", _program(), verb, self._server, self._directory, *args]
+        # -I -S: with nothing but its own library.
+        return ["python3", "-I", "-S", "-c", _program(), verb, self._server, self._directory, *args]
 
     def _run(
         self, verb: str, *args: str, what: str, stdin: bytes = b"", timeout_s: float | None = None

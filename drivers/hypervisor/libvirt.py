@@ -26,7 +26,7 @@ from drivers import registry
 from drivers import ssh as ssh_module
 from drivers.contract import Access, HypervisorCapabilities
 from drivers.deadline import within
-from drivers.hypervisor import devices, domain_xml, migration, power, shape, snapshots
+from drivers.hypervisor import agent, devices, domain_xml, migration, power, shape, snapshots
 from drivers.hypervisor.console import LibvirtConsole
 from drivers.ssh import Ssh
 from vdc.errors import (
@@ -473,6 +473,9 @@ class LibvirtHypervisor:
 
         grown = self._snapshot_call(f"growing a disk of {spec.name}", grow)
         return shape.grow_file(self._shell, spec, index, size_mib) if grown is None else grown
+
+    def grow_root(self, name: str, *, timeout_s: float) -> str:
+        return agent.grow_root(self._call, name, timeout_s)
 
     def read_devices(self, name: str) -> DevicesSeen:
         return self._call(

@@ -211,7 +211,7 @@ class Simulation:
         self._set_state(domain, host, "stopped")
 
     def ignore_acpi(self, domain: str) -> None:
-        """The guest does not listen to the power button any more."""
+        """The guest listens to the power button no more, and its agent does not answer."""
         with self._db.transaction() as db:
             db.execute("INSERT OR IGNORE INTO deaf VALUES (?)", (domain,))
 

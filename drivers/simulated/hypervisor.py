@@ -318,6 +318,12 @@ class SimulatedHypervisor:
                 shapes.balloon(call.execute, self._host, spec.name, has, spec.memory_mib)
             return self._shape(call, spec)
 
+    def grow_root(self, name: str, *, timeout_s: float) -> str:
+        with self._call("grow_root", name) as call:
+            running = self._state(call, name) == "running"
+            deaf = call.one("SELECT 1 FROM deaf WHERE domain = ?", (name,))
+            return "its guest's agent does not answer" if running and deaf else ""
+
     def ensure_disk_grown(self, spec: DomainSpec, index: int, size_mib: int) -> bool:
         with self._call("ensure_disk_grown", spec.name) as call:
             place = snapshots.place(call.execute, self._host, spec.disks[index].path)

@@ -49,6 +49,7 @@ CALLS = (
     "hypervisor.read_shape",
     "hypervisor.ensure_shape",
     "hypervisor.ensure_disk_grown",
+    "hypervisor.grow_root",
     "hypervisor.read_devices",
     "hypervisor.ensure_attached",
     "hypervisor.ensure_detached",

@@ -60,6 +60,8 @@ def resize(only_plan: bool, as_json: bool, **options: Any) -> None:
         return
     print_line(f"{asked.spec.name} on {asked.spec.host.name}:")
     _print_changes(told["changes"], ())
+    if told["root"]:
+        note(f"Its root file system grows at its next boot: {told['root']}.")
 
 
 def _print_plan(asked: Resize, changes: list[dict[str, Any]], cost: Cost, as_json: bool) -> None:

@@ -30,8 +30,14 @@ from vdc.model import Size
 from vdc.schema import Host, Operation, Tenant, UsageEvent, Vm
 from vdc.states import VmState
 
-CALLS = ("hypervisor.ensure_disk_grown", "hypervisor.ensure_shape", "hypervisor.ensure_defined")
+CALLS = (
+    "hypervisor.ensure_disk_grown",
+    "hypervisor.grow_root",
+    "hypervisor.ensure_shape",
+    "hypervisor.ensure_defined",
+)
 """Of a machine whose disk grows too, in order."""
+NEEDED = tuple(call for call in CALLS if call != "hypervisor.grow_root")
 
 MADE = Size(1, 128, 64)
 MORE = Size(3, 96, 80)
@@ -413,10 +419,36 @@ def test_a_disk_snapshot_is_not_in_the_way_of_cpus_and_memory(web: Site) -> None
     assert has(web) == Size(2, 96, 64)
 
 
+def root(site: Site, operation_id: str) -> str:
+    """Why the root file system did not grow."""
+    with read_session(site.url) as session:
+        told = session.get_one(Operation, operation_id).result
+    assert told is not None
+    return str(told["root"])
+
+
+def test_the_root_file_system_grows_too_or_it_is_said_why_not(
+    web: Site, vdc: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = web.sim.call_count()
+    assert root(web, run.resize("web", disk_mib=70)) == ""
+    assert [c.call for c in web.sim.log(since=before)] == list(CALLS)
+    before = web.sim.call_count()
+    assert root(web, run.resize("web", vcpu=2)) == ""
+    assert "hypervisor.grow_root" not in [c.call for c in web.sim.log(since=before)]
+    web.sim.ignore_acpi(web.spec("web").domain)
+    assert vdc("vm", "resize", "web", "--disk-mib", "80") == 0
+    said = "Its root file system grows at its next boot: its guest's agent does not answer."
+    assert said in capsys.readouterr().err
+    web.sim.fail_next("hypervisor.grow_root", **FORMS["fails"])
+    assert "hypervisor.grow_root" in root(web, run.resize("web", disk_mib=90)), "it is no reason to fail"
+    assert has(web) == Size(2, 128, 90)
+
+
 # -- failures --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("call", "form"), spread(CALLS))
+@pytest.mark.parametrize(("call", "form"), spread(NEEDED))
 def test_a_failed_call_leaves_rows_host_and_bill_in_agreement(web: Site, call: str, form: str) -> None:
     web.sim.fail_next(call, **FORMS[form])
     passing = form in PASSING or (form == "stops-halfway" and call != "hypervisor.ensure_shape")

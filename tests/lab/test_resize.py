@@ -8,7 +8,8 @@ from tests.flows import run
 from tests.lab.datacenter import Datacenter
 from tests.lab.test_snapshots import Guest, guest
 from vdc.inventory import read_session
-from vdc.schema import Operation
+from vdc.schema import Operation, Vm
+from vdc.states import VmState
 
 __all__ = ["guest"]
 
@@ -20,6 +21,9 @@ def resize(of: Guest, **sizes: int) -> dict[str, str]:
     done = run.resize(of.name, **sizes)
     with read_session(of.datacenter.url) as session:
         told = session.get_one(Operation, done).result or {}
+        runs = session.query(Vm.state).filter(Vm.name == of.name).scalar() == VmState.RUNNING
+    # Its root is no disk: it cannot do what it was asked for, but its agent has tried.
+    assert ("has no cloud-init" in told["root"]) is (runs and "disk_mib" in sizes), told
     return {change["what"]: change["when"] for change in told["changes"]}
 
 

@@ -35,7 +35,8 @@ CASES = {
     "less memory": (Size(2, 64, 32), RUNS, "memory_mib", "now", IF),
     "memory it had": (Size(2, 128, 32), PLUGGED, "memory_mib", "now", IF),
     "more memory": (Size(2, 128, 32), RUNS, "memory_mib", "at its next start", "started with 96 MiB"),
-    "disk": (Size(2, 96, 64), RUNS, "disk_mib", "now", ""),
+    "disk": (Size(2, 96, 64), RUNS, "disk_mib", "now", "root file system too, else at its next boot"),
+    "disk, off": (Size(2, 96, 64), OFF, "disk_mib", "now", ""),
     "off": (Size(16, 96, 32), OFF, "vcpu", "now", ""),
 }
 

@@ -140,7 +140,7 @@ def _why(what: str, wanted: Size, seen: ShapeSeen) -> str:
         if wanted.memory_mib > seen.max_memory_mib:
             return f"it was started with {seen.max_memory_mib} MiB"
         return "if its guest has a balloon driver, else at its next start"
-    return ""
+    return "if its guest's agent does it, its root file system too, else at its next boot"
 
 
 def _first_disk(session: Session, vm: Vm) -> Disk:
