@@ -17,6 +17,10 @@ def read_context_file(file: str, what: str) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(read_text(file))
+    except yaml.MarkedYAMLError as error:
+        # Without the lines around it: they may be anything, also of a file that was not meant.
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Invalid(f"{file} is not YAML: {error.problem}{where}.") from None
     except yaml.YAMLError as error:
         raise Invalid(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:

@@ -24,6 +24,8 @@ from vdc.ssh_keys import check_ssh_key
 MAX_BYTES = 64 * 1024
 """Of one level, as JSON."""
 MAX_DEPTH = 12
+MOST_PARTS = 5000
+"""Texts, numbers, lists and maps of one level, counted as often as YAML's aliases repeat them."""
 
 FIELDS = frozenset(
     {
@@ -107,6 +109,8 @@ def read_context(values: object, what: str) -> dict[str, Any]:
     Texts are tried on nothing, in a process of their own: one that does not end, or reads what it may not, is
     refused here. Raises Invalid.
     """
+    if not _bounded(values):
+        raise Invalid(f"The context of {what} is refused: it has more than {MOST_PARTS} parts.")
     content = _validated({} if values is None else values, what)
     kept = content.model_dump(mode="json", exclude_defaults=True)
     if len(json.dumps(kept)) > MAX_BYTES:
@@ -118,6 +122,20 @@ def read_context(values: object, what: str) -> dict[str, Any]:
     texts = templates([Level(what, "", kept)])
     Renderer().render(texts, [{"values": content.values}], lenient=True)
     return kept
+
+
+def _bounded(values: object) -> bool:
+    """Whether it has no more than MOST_PARTS: a few lines with aliases can be a billion."""
+    waiting, seen = [values], 0
+    while waiting:
+        part, seen = waiting.pop(), seen + 1
+        if seen > MOST_PARTS:
+            return False
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, (list, tuple, set)):
+            waiting += part
+    return True
 
 
 def _validated(values: object, what: str) -> Context:

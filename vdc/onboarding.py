@@ -18,13 +18,15 @@ from vdc import operations
 from vdc.access import Role
 from vdc.accounts import RESERVED
 from vdc.addresses import pool
-from vdc.claims.deploy import check_sizes, check_usable
+from vdc.claims.deploy import check_sizes, check_usable, claim_deploy
 from vdc.context import read_context
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
 from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
+from vdc.pricing import ListPrices
+from vdc.requests import DeployRequest
 from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vnet, new_id
 from vdc.security_groups import check_peers, dumped, members_of, parse_line
 from vdc.ssh_keys import check_ssh_key
@@ -213,6 +215,16 @@ def onboard(
         done.claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
         operations.close(session, done.claim)
     return done
+
+
+def rehearse(
+    session: Session, wanted: TenantFile, done: Onboarded, *, prices: ListPrices, actor: str
+) -> None:
+    """See whether the first machines can be made, in a session that is rolled back. Raises Refused."""
+    contexts = {machine.name: machine.context for machine in wanted.machines}
+    for name in done.machines:
+        asked = DeployRequest(template=done.template, tenant=done.tenant, name=name)
+        claim_deploy(session, asked, actor=actor, prices=prices, context=contexts[name])
 
 
 def _change(row: Any, what: str, values: dict[str, Any], changes: list[str]) -> None:

@@ -73,6 +73,7 @@ def onboard(files: tuple[str, ...], welcome: str, only_plan: bool, as_json: bool
     from tasks.tenant_file import read_tenant_file
     from tasks.welcome import check_sheets
     from vdc.onboarding import onboard as converge
+    from vdc.onboarding import rehearse
     from vdc.settings import load
 
     settings = load()
@@ -84,6 +85,8 @@ def onboard(files: tuple[str, ...], welcome: str, only_plan: bool, as_json: bool
     uplink, vlans = settings.tenant_uplink, settings.tenant_vlans
     with writing(commit=False) as session:
         planned = [converge(session, one, uplink=uplink, vlans=vlans, actor=actor()) for one in wanted]
+        for one, plan in zip(wanted, planned, strict=True):
+            rehearse(session, one, plan, prices=settings.prices, actor=actor())
     done, failed = (planned, {}) if only_plan else _onboard_each(paths, planned, sheets)
     if as_json and not failed:
         keys = ("tenant", "vnet", "vlan_id", "template", "changes")

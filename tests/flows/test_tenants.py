@@ -93,6 +93,30 @@ def test_a_seed_holds_what_was_rendered_and_its_secret_alone(
     assert "alice" not in str(site.rows())
 
 
+def test_first_machines_that_cannot_be_made_are_refused_before_anything_is_touched(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = _file(tmp_path, "fine", "finn")
+    before = site.rows()
+    with settings(database_url=site.url, tenant_uplink=site.sim.network_uri()):
+        for wrong, says in (
+            ({"machines": 3}, "2 of 2 machines used, 1 more asked"),
+            ({"context": {"start_script": "echo {{ secret('db') }}"}}, "names a secret 'db' that its tenant"),
+            (
+                {"context": {"packages": ["{{ addresses[3] }}"]}},
+                "packages.0 of tenant acme cannot be rendered",
+            ),
+        ):
+            file = _file(tmp_path, "acme", "alice", **wrong)  # type: ignore[arg-type]
+            code, _, err = _vdc(capsys, "tenant", "onboard", fine, file)
+            assert code == 3
+            assert says in err
+            after = site.rows()
+            assert {t: r for t, r in after.items() if t != "refusals"} == {
+                t: r for t, r in before.items() if t != "refusals"
+            }
+
+
 def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

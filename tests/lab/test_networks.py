@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deployments.lab.probe import Probe, open_probe
 from drivers import registry
+from interfaces.cli.main import cli
 from tests.flows import run
+from tests.flows.site import settings
 from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
 from vdc import catalog, secrets
-from vdc.context import read_context
-from vdc.context_levels import set_context
 from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
-from vdc.schema import Host, Vm
+from vdc.schema import Host, Tenant, Vm, Vnet
 from vdc.security_groups import create_group
 from vdc.settings import load as load_settings
 from vdc.specs import load
@@ -168,8 +169,33 @@ def broadcast(
     return {name: bool(lines) for name, lines in seen.items()}
 
 
+def onboard(directory: Path, key: str, *, machines: bool) -> None:
+    """Three tenants in one command; what they are told names secrets, so that machines come with a second."""
+    files = []
+    for tenant in (*VLANS, "gray"):
+        names = [f"{tenant}-1", f"{tenant}-2"] if machines and tenant in VLANS else []
+        values = {
+            "tenant": tenant,
+            "user": {"name": f"{tenant}-admin", "ssh_keys": [key]},
+            "network": {"cidr": CIDR},
+            "template": {"name": "web", "image": "tiny", "memory_mib": 96, "start_script": TELLS},
+            "context": {"values": {"colour": tenant}},
+            "machines": [{"name": name} for name in names],
+        }
+        files.append(directory / f"{tenant}.yaml")
+        files[-1].write_text(yaml.safe_dump(values))
+    command = ["tenant", "onboard", *map(str, files)]
+    with (
+        settings(tenant_uplink="vlan://ovsbr0", tenant_vlans="310-319"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # This process has been told of its Prefect server before.
+        patch.setattr("interfaces.cli.running.use_prefect", lambda: None)
+        cli.main(command, prog_name="vdc", standalone_mode=False)
+
+
 @pytest.fixture(scope="module")
-def tenants(datacenter: Datacenter) -> Iterator[Tenants]:
+def tenants(datacenter: Datacenter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
     key = datacenter.lab.access.key_file.with_suffix(".pub").read_text().strip()
     with write_session(datacenter.url) as session:
         for host in session.query(Host):
@@ -177,29 +203,14 @@ def tenants(datacenter: Datacenter) -> Iterator[Tenants]:
         catalog.create_vnet(
             session, "flat", uri="bridge://br0", needs_vlan=False, vlan_id=None, cidr=FLAT, actor="test"
         )
-        for tenant, vlan_id in VLANS.items():
-            catalog.create_tenant(session, tenant, actor="test")
-            net = {"uri": "vlan://ovsbr0", "needs_vlan": True, "vlan_id": vlan_id, "cidr": CIDR}
-            catalog.create_vnet(session, tenant, **net, actor="test")  # type: ignore[arg-type]
-            catalog.create_template(
-                session,
-                tenant,
-                image="tiny",
-                vcpu=1,
-                memory_mib=96,
-                vnets=[tenant],
-                ssh_keys=[key],
-                start_script=TELLS,
-                tenant=tenant,
-                actor="test",
-            )
-            sealing = secrets.key(load_settings().secrets_key, make=True)
+    directory = tmp_path_factory.mktemp("tenants")
+    onboard(directory, key, machines=False)
+    sealing = secrets.key(load_settings().secrets_key, make=True)
+    with write_session(datacenter.url) as session:
+        for tenant in VLANS:
             secrets.set_secret(session, "pin", f"of-{tenant}", tenant, with_key=sealing, actor="test")
-            told = read_context({"values": {"colour": tenant}}, tenant)
-            set_context(session, told, tenant=tenant, actor="test")
+    onboard(directory, key, machines=True)
     guests = {}
-    for tenant in VLANS:
-        run.deploy(count=2, name=tenant, template=tenant, tenant=tenant)
     for tenant, vlan_id in VLANS.items():
         probe = open_probe(datacenter.lab.lab.lab_id, vlan_id, f"{PROBE}/24")
         for number in (1, 2):
@@ -218,6 +229,13 @@ def tenants(datacenter: Datacenter) -> Iterator[Tenants]:
         for tenant in VLANS:
             run.terminate(*(name for name in datacenter.live() if name.startswith(tenant)), tenant=tenant)
         datacenter.assert_agrees()
+
+
+def test_three_tenants_of_one_command_have_a_vlan_each(tenants: Tenants) -> None:
+    with read_session(tenants.datacenter.url) as session:
+        query = session.query(Tenant.name, Vnet.vlan_id, Vnet.cidr).join(Vnet, Vnet.tenant_id == Tenant.id)
+        made = {(name, vlan_id, cidr) for name, vlan_id, cidr in query}
+    assert made == {(tenant, 310 + n, CIDR) for n, tenant in enumerate(("red", "green", "gray"))}
 
 
 def test_each_was_told_what_was_rendered_for_it_with_its_own_secret(tenants: Tenants) -> None:

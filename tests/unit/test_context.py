@@ -196,6 +196,11 @@ def test_what_is_wrong_for_one_machine_alone_takes_nothing(site: Site) -> None:
     assert len(_deploy(site, vnets=["blue", "green"])) == 1
 
 
+BILLION = (
+    "[" + ", ".join(["&a0 [x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))]) + "]"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -213,6 +218,7 @@ def test_what_is_wrong_for_one_machine_alone_takes_nothing(site: Site) -> None:
         ({"cloud_init": {"hostname": "x"}}, "cloud_init has hostname. It may have: apt, bootcmd"),
         ({"cloud_init": {"runcmd": [float("nan")]}}, "no text, number, list or map"),
         ({"cloud_init": {"runcmd": [yaml.safe_load("2026-01-01")]}}, "no text, number, list or map"),
+        ({"cloud_init": {"apt": yaml.safe_load(BILLION)}}, "more than 5000 parts"),
         ({"values": {"Bad-Name": 1}}, "values.Bad-Name"),
         ({"start_script": "\ue000x\ue001"}, "characters that mark secrets"),
     ],
