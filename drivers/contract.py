@@ -223,6 +223,14 @@ class Hypervisor(Protocol):
     def refresh_seed(self, spec: DomainSpec) -> None:
         """Show the guest of a domain that runs its seed as the file is now. Each call does so anew."""
 
+    def run_in_guest(self, name: str, command: Sequence[str], *, timeout_s: float) -> str:
+        """What a program printed that the agent in the guest of a domain that runs has run.
+
+        An agent that does not answer yet is waited for. Where an answer is late, the program may run twice.
+        Raises Busy where none answers within `timeout_s`, or the program has not ended by then; DriverFailure
+        where it ended with an exit code other than 0.
+        """
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         """States kept in the domain's disks, by id; also where there is no such domain (any more)."""
 

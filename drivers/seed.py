@@ -20,6 +20,7 @@ import pycdlib.headervd
 import pycdlib.pycdlib
 import pycdlib.utils
 
+from drivers import router
 from vdc.errors import Invalid
 from vdc.model import ContextSpec, GuestFile, GuestUser, NicSpec
 
@@ -65,6 +66,8 @@ def seed_files(context: ContextSpec, instance_id: str, nics: Sequence[NicSpec]) 
     }
     if context.start_script:
         files["vendor-data"] = script(context.start_script)
+    if context.router:
+        files |= router.files(context.router)
     return files
 
 

@@ -10,6 +10,7 @@ from tasks.abilities import abilities
 from tasks.attaching import attach_and_record, detach_and_record, remove_and_record
 from tasks.batches import claimed, fenced
 from tasks.filtering import follow_groups
+from tasks.routers import routers_told
 from vdc.claims.attach import (
     Plug,
     claim_attach_disk,
@@ -51,13 +52,17 @@ def detach_disk(request: DetachDiskRequest) -> str:
 @flow(name="attach-nic", flow_run_name="attach a card on {request.vnet} to {request.vm}", **flow_options())
 def attach_nic(request: AttachNicRequest) -> str:
     """Lease an address, bring the network to the host, plug the card in, write it down. As `attach_disk`."""
-    return _attach(claimed(claim_attach_nic, request, abilities()))
+    asked = claimed(claim_attach_nic, request, abilities())
+    with routers_told([asked.spec]):
+        return _attach(asked)
 
 
 @flow(name="detach-nic", flow_run_name="detach card {request.nic} from {request.vm}", **flow_options())
 def detach_nic(request: DetachNicRequest) -> str:
     """Have the guest let go of it, take down its port, give back its address. As `detach_disk`."""
-    return _detach(claimed(claim_detach_nic, request))
+    asked = claimed(claim_detach_nic, request)
+    with routers_told([asked.spec]):
+        return _detach(asked)
 
 
 @flow(name="remove-disk", flow_run_name="remove disk {request.disk}", **flow_options())

@@ -28,6 +28,7 @@ from tasks.converging import (
 )
 from tasks.environment import environment
 from tasks.filtering import follow_groups
+from tasks.routers import converge_routers
 from vdc import reconciliation
 from vdc.access import actor
 from vdc.operations import close
@@ -71,6 +72,7 @@ def reconcile() -> list[Finding]:
         findings += guard(differences.unguarded, since)
         follow_groups()
         findings += release_due(since)
+        findings += converge_routers()
         findings += converge_clouds(places.site, since)
     recorded(close, site)
     telling.reconcile_result(findings)

@@ -23,6 +23,7 @@ from tasks.own_storage import drop_copies_of
 from tasks.power import power_vm
 from tasks.releasing import make_machines
 from tasks.resizing import resize_and_record
+from tasks.routers import replace_routers
 from tasks.saving import remove_and_record as remove_saving
 from tasks.snapshots import remove_and_record, revert_and_record
 from vdc import reconciliation
@@ -83,6 +84,11 @@ def finish(dead: Dead, fence: Fence) -> list[Finding]:
     findings += [_finish_saving(saving, fence) for saving in dead.savings]
     findings += [_settle(move, fence, "interrupted operation") for move in dead.moves]
     findings += _finish_switching(dead.switched, fence)
+    replace_routers(dead.redeployed, fence)
+    findings += [
+        Finding("interrupted operation", f"vm/{m.spec.name}", m.spec.host.name, _redeployed(m))
+        for m in dead.redeployed
+    ]
     findings += [_finish_snapshot(asked, fence, "interrupted operation") for asked in dead.snapshots]
     findings += [_finish_resize(asked, fence, "interrupted operation") for asked in dead.resizes]
     findings += [_finish_plug(asked, fence, "interrupted operation") for asked in dead.plugs]
@@ -106,6 +112,11 @@ def _finish_switching(switched: Sequence[tuple[PowerRequest, Machine]], fence: F
         Finding("interrupted operation", f"vm/{m.spec.name}", m.spec.host.name, _came_of(request, m))
         for request, m in switched
     ]
+
+
+def _redeployed(machine: Machine) -> str:
+    error = read(reconciliation.read_error, machine.claim.operation_id)
+    return f"redeployment not finished: {error}" if error else "redeployment finished"
 
 
 def _came_of(request: PowerRequest, machine: Machine) -> str:

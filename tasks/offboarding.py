@@ -60,7 +60,7 @@ def offboard(leaving: Leaving, request: OffboardTenantRequest) -> Offboarded:
             export_tenant(leaving, Path(request.export), fence)
             if leaving.machines:
                 asked = TerminateRequest(vms=[vm_id for vm_id, _ in leaving.machines])
-                batch = claimed(claim_terminate, asked)
+                batch = claimed(claim_terminate, asked, routers=True)
                 remove_machines(batch)
                 conclude(batch)
             disks = claimed(claim_volumes, leaving.tenant_id)

@@ -6,13 +6,15 @@ from tasks.batches import fenced
 from tasks.fanout import Recorder, act_on_each
 from tasks.filtering import follow_groups
 from tasks.machines import provision_vm, teardown_vm
+from tasks.routers import routers_told
 from vdc.claims.batch import Batch
 from vdc.records import record_failed, record_provisioned
 
 
 def make_machines(batch: Batch, *, all_or_none: bool = False) -> None:
     """Outcomes are recorded as they come; the batch stays open."""
-    with fenced(batch.claim, *(m.claim for m in batch.machines)) as fence:
+    claims = (batch.claim, *(m.claim for m in batch.machines))
+    with fenced(*claims) as fence, routers_told([m.spec for m in batch.machines]):
         act_on_each(
             "deploying",
             provision_vm,

@@ -23,7 +23,13 @@ from vdc.onboarding import Onboarded
 from vdc.pricing import told
 from vdc.reconciliation import Finding
 from vdc.records import Concluded
-from vdc.requests import DeployRequest, DrainRequest, EnrollHostRequest, ImportImageRequest
+from vdc.requests import (
+    CreateRouterRequest,
+    DeployRequest,
+    DrainRequest,
+    EnrollHostRequest,
+    ImportImageRequest,
+)
 from vdc.tariff import PRICES
 from vdc.tariff_book import TariffBook
 from vdc.verification import Check
@@ -67,6 +73,12 @@ def deploy_plan(request: DeployRequest, claim: DeployClaim) -> None:
         bullets(plan.placement),
         *(["**Burst**", bullets(plan.burst)] if plan.burst else []),
     )
+
+
+def router_plan(request: CreateRouterRequest, claim: DeployClaim) -> None:
+    specs = claim.claimed or tuple(m.spec for m in claim.batch.machines)
+    cost = f": {told(claim.plan.cost)}" if claim.plan else ""
+    publish("router-plan", f"The router of network {request.vnet}{cost}", _machines(list(specs)))
 
 
 def terminate_plan(batch: Batch) -> None:

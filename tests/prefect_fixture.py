@@ -19,7 +19,7 @@ import pytest
 
 from deployments import catalogue
 from deployments.control import prefect_env, prefect_objects, server
-from deployments.guests.tiny import cache_directory
+from deployments.guests.images import cache_directory
 from tests.flows.site import settings
 from vdc.settings import CHECKOUT, Settings, load
 

@@ -96,6 +96,9 @@ RULES = (
     Rule("vnet", ("see",), ANY, TENANT_SHARED, TENANT_SHARED),
     Rule("sg", ("see",), ANY, TENANT, TENANT),
     Rule("sg", ("create", "delete", "change"), NONE, TENANT, NONE),
+    Rule("router", ("see",), ANY, TENANT, TENANT),
+    Rule("router", ("create", "redeploy", "delete", "add-forward", "remove-forward"), NONE, TENANT, NONE),
+    Rule("vm", ("redeploy",), NONE, TENANT, NONE),
     Rule("tenant", ("see",), ANY, TENANT, TENANT),
     Rule("tenant", ("context", "secret"), NONE, TENANT, NONE),
     Rule("tenant", ("see-context", "see-secrets"), ANY, TENANT, TENANT),
@@ -190,6 +193,7 @@ KINDS: Mapping[str, _Kind] = {
     "disk": _Kind("volumes", "tenant_id", "owner_id"),
     "vnet": _Kind("vnets", "tenant_id", "", "vnets.tenant_id IS NULL"),
     "sg": _Kind("security_groups", "tenant_id"),
+    "router": _Kind("routers", "tenant_id"),
     "tenant": _Kind("tenants", "id"),
     "user": _Kind("users", "tenant_id", "id"),
     "operation": _Kind("operations", "tenant_id", "user_id"),
@@ -295,6 +299,8 @@ _SAID = {
     "see-context": "see the context of",
     "secret": "change the secrets of",
     "see-secrets": "see the secrets of",
+    "add-forward": "forward ports of",
+    "remove-forward": "forward ports of",
 }
 """Operations that are no verbs."""
 

@@ -103,6 +103,7 @@ def create_vnet(
     first_address: str | None = None,
     last_address: str | None = None,
     dns: Sequence[str] = (),
+    public: bool = False,
     actor: str,
 ) -> Vnet:
     """`needs_vlan` is the capability of the driver which `uri` names. Raises Invalid or Conflict."""
@@ -120,6 +121,8 @@ def create_vnet(
     if taken is not None:
         which = uri if vlan_id is None else f"VLAN {vlan_id} on {uri}"
         raise Conflict(f"{which} is in use by network {taken}.")
+    if public and not gateway:
+        raise Invalid(f"Network {name} is to be public, and needs the gateway that leads out: add --gateway.")
     first, last = pool(cidr, gateway, first_address, last_address)
     vnet = Vnet(
         id=new_id(),
@@ -131,6 +134,7 @@ def create_vnet(
         first_address=str(first),
         last_address=str(last),
         dns=list(dns),
+        public=public,
     )
     _add(session, "vnet", name, vnet, {"uri": uri, "vlan_id": vlan_id, "cidr": cidr}, actor)
     return vnet

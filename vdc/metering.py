@@ -81,7 +81,10 @@ def record_traffic(session: Session, *, actor: str, now: datetime | None = None)
 
 
 def _sent(session: Session, since: datetime | None, until: datetime) -> list[dict[str, Any]]:
-    """What each machine sent from `since` to `until`, as rows of usage events."""
+    """What each machine sent from `since` to `until`, as rows of usage events.
+
+    What passes through a router was sent by a machine, which pays for it.
+    """
     earlier = aliased(Sample)
     before = (
         select(earlier.net_tx_bytes)
@@ -119,6 +122,7 @@ def _sent(session: Session, since: datetime | None, until: datetime) -> list[dic
             "bytes": int(sent),
         }
         for vm, at, sent in session.execute(query)
+        if not vm.spec["context"].get("router")
     ]
 
 

@@ -6,7 +6,9 @@ id alone, so that what belongs to a machine can be found, or removed, without me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 
@@ -186,6 +188,50 @@ class NicSpec:
     address: str
     rules: tuple[Rule, ...] | None = None
     """What its machine's security groups let through; None: it has none, and nothing is held back."""
+    routes: bool = False
+    """It is a router's, in the network that it serves: it also sends what comes from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A machine that a router knows: what DHCP gives to its card, and what its name resolves to."""
+
+    name: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What comes to `port` of a router's public address goes to `to_port` of a machine of its network."""
+
+    protocol: str
+    """`tcp` or `udp`."""
+    port: int
+    address: str
+    to_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """What a router does for its network. Its first card is on the public network, its second on that one."""
+
+    cidr: str
+    address: str
+    """Its own in that network: the gateway."""
+    public_address: str
+    domain: str
+    """Under which the machines' names resolve, beside the names alone."""
+    resolvers: tuple[str, ...]
+    """Name servers that it asks."""
+    time_servers: tuple[str, ...]
+    leases: tuple[Lease, ...]
+    forwards: tuple[Forward, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all of it: 16 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +271,8 @@ class ContextSpec:
     files: tuple[GuestFile, ...] = ()
     cloud_init: str = ""
     """Further fields of cloud-init's user-data, as a JSON object; empty: none."""
+    router: RouterSpec | None = None
+    """Of a machine that is a router."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from vdc.schema import (
     LoginFailure,
     Operation,
     Refusal,
+    Router,
     SecurityGroup,
     Share,
     Template,
@@ -123,9 +124,11 @@ def _check(session: Session, tenant: Tenant, request: OffboardTenantRequest) -> 
         raise Invalid("Say where the tenant's data is exported to: a directory.")
     live = select(Vm).where(Vm.tenant_id == tenant.id, Vm.state.in_(HOLDING)).order_by(Vm.name)
     vms = session.scalars(live).all()
-    if vms and not request.with_machines:
+    routers = set(session.scalars(select(Router.vm_id).where(Router.tenant_id == tenant.id)))
+    theirs = [vm.name for vm in vms if vm.id not in routers]
+    if theirs and not request.with_machines:
         raise InvalidState(
-            f"Tenant {tenant.name} has {named('machine', [vm.name for vm in vms])}: terminate them first, or "
+            f"Tenant {tenant.name} has {named('machine', theirs)}: terminate them first, or "
             "say that they go too (--with-machines)."
         )
     if protected := [vm.name for vm in vms if vm.protected]:

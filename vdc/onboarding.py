@@ -19,14 +19,16 @@ from vdc.access import Role
 from vdc.accounts import RESERVED
 from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable, claim_deploy
+from vdc.claims.routers import claim_create
 from vdc.context import read_context
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
 from vdc.months import check_time_zone
 from vdc.names import check_name, find
+from vdc.onboarding_router import forwards_to_change, router_to_make
 from vdc.operations import Claim, Opening
 from vdc.passwords import check_hash
 from vdc.pricing import ListPrices
-from vdc.requests import DeployRequest
+from vdc.requests import CreateRouterRequest, DeployRequest, ForwardPortRequest
 from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vnet, new_id
 from vdc.security_groups import check_peers, dumped, members_of, parse_line
 from vdc.ssh_keys import check_ssh_key
@@ -114,6 +116,25 @@ class FileGroup(_Part):
     rules: list[str]
 
 
+class FileForward(_Part):
+    """A port of the router's public address that leads to a machine of the file."""
+
+    protocol: Literal["tcp", "udp"] = "tcp"
+    port: int = Field(ge=1, le=65535)
+    machine: str
+    to_port: int | None = Field(default=None, ge=1, le=65535)
+    """None: the same."""
+
+
+class FileRouter(_Part):
+    """The gateway of the private network; its forwards are these, and no others."""
+
+    template: str = "router"
+    public_address: str | None = None
+    """None: the next free one."""
+    forwards: list[FileForward] = []
+
+
 class TenantFile(_Part):
     """A tenant as a file describes it (docs/tenants.md)."""
 
@@ -128,6 +149,8 @@ class TenantFile(_Part):
     machines: list[FirstMachine] = []
     security_groups: list[FileGroup] = []
     context: dict[str, Any] = {}
+    router: FileRouter | None = None
+    """None: one that is there stays."""
 
 
 @dataclass(slots=True)
@@ -142,6 +165,10 @@ class Onboarded:
     changes: list[str] = field(default_factory=list)
     machines: list[str] = field(default_factory=list)
     """Those that are yet to be made."""
+    router: CreateRouterRequest | None = None
+    """The router that is yet to be made."""
+    forwards: list[ForwardPortRequest] = field(default_factory=list)
+    """What it is to forward from now on, or no longer: once it is there, and the machines are."""
 
 
 def parse(text: str, source: str) -> TenantFile:
@@ -208,8 +235,12 @@ def onboard(
     for group in groups:
         check_peers(session, group)
     missing = _missing(session, wanted, tenant)
-    changes += [f"machine {name} to be made" for name in missing]
     done = Onboarded(None, tenant.name, vnet.name, vnet.vlan_id, template.name, changes, missing)
+    if wanted.router:
+        done.router = router_to_make(session, wanted.router, vnet, changes)
+    changes += [f"machine {name} to be made" for name in missing]
+    if wanted.router:
+        done.forwards = forwards_to_change(session, wanted, vnet, changes)
     if changes:
         opening = Opening("onboard", "tenant", tenant.id, tenant.name, {"changes": changes})
         done.claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
@@ -220,7 +251,9 @@ def onboard(
 def rehearse(
     session: Session, wanted: TenantFile, done: Onboarded, *, prices: ListPrices, actor: str
 ) -> None:
-    """See whether the first machines can be made, in a session that is rolled back. Raises Refused."""
+    """See whether router and first machines can be made, in a session that is rolled back. Raises Refused."""
+    if done.router:
+        claim_create(session, done.router, actor=actor, prices=prices)
     contexts = {machine.name: machine.context for machine in wanted.machines}
     for name in done.machines:
         asked = DeployRequest(template=done.template, tenant=done.tenant, name=name)
@@ -329,7 +362,8 @@ def _vnet(
         "gateway": asked.gateway,
         "first_address": str(first),
         "last_address": str(last),
-        "dns": list(asked.dns),
+        # Machines ask their router, which asks the public network's name servers.
+        "dns": list(asked.dns) or ([asked.gateway] if wanted.router and asked.gateway else []),
     }
     name = check_name("Network", f"{tenant.name}-net")
     vnet = session.scalars(select(Vnet).where(Vnet.name == name)).first()

@@ -42,6 +42,7 @@ from vdc.schema import (
     Image,
     Nic,
     Operation,
+    Router,
     Site,
     Snapshot,
     Vm,
@@ -52,6 +53,9 @@ from vdc.security_groups import rules_by_machine
 from vdc.states import CHARGED, HOLDING, OPERATIONS, SETTLED, Desired, VmState, check_move, usage_kind
 from vdc.storage import record_use
 from vdc.usage_events import vm_event
+
+REDEPLOY = "redeploy"
+"""Kind of the operations of a router that is made anew, and of its machine."""
 
 DIED = "The process that worked on it died; reconcile took it back."
 
@@ -140,11 +144,14 @@ class Dead:
     volumes: tuple[Removal, ...] = ()
     renamed: tuple[Switch, ...] = ()
     """Images that become persistent, or golden again."""
+    redeployed: tuple[Machine, ...] = ()
+    """Routers that were being made anew."""
 
     @property
     def claims(self) -> list[Claim]:
-        machines = (*self.forward, *self.back, *self.leaving, *(m for _, m in self.switched))
+        machines = (*self.forward, *self.back, *self.leaving, *self.redeployed)
         return [
+            *(m.claim for _, m in self.switched),
             *(m.claim for m in machines),
             *(i.claim for i in self.images),
             *(m.claim for m in self.moves),
@@ -175,7 +182,7 @@ def claim_site(
 
 def take_over_dead(session: Session, lease_s: float) -> Dead:
     """Make every open operation ours whose owner is dead, or silent for longer than `lease_s` seconds."""
-    machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": []}
+    machines: dict[str, list[Machine]] = {"forward": [], "back": [], "leaving": [], "redeployed": []}
     images: list[ImageClaim] = []
     moves: list[Move] = []
     switched: list[tuple[PowerRequest, Machine]] = []
@@ -223,6 +230,9 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
             asked = session.get_one(Operation, row.parent_id).spec
             machine = Machine(claim, specs.load(session.get_one(Vm, row.object_id).spec))
             switched.append((PowerRequest.model_validate(asked), machine))
+        elif kind == "vm" and row.kind == REDEPLOY:
+            spec = replace(specs.load(session.get_one(Vm, row.object_id).spec), start="running")
+            machines["redeployed"].append(Machine(claim, spec))
         elif row.kind == "drain":
             # Over once its machines are; the host stays disabled.
             claims["batch"].append(claim)
@@ -244,6 +254,7 @@ def take_over_dead(session: Session, lease_s: float) -> Dead:
         tuple(plugs),
         tuple(kept),
         tuple(renamed),
+        tuple(machines["redeployed"]),
     )
 
 
@@ -301,12 +312,14 @@ def _read_nics(session: Session, hosts: Mapping[str, Host]) -> dict[str, tuple[N
     """Cards of machines that run where the inventory has them."""
     vnets = {vnet.id: vnet_spec(vnet) for vnet in session.scalars(select(Vnet))}
     rules = rules_by_machine(session)
+    served = dict(session.execute(select(Router.vm_id, Router.vnet_id)).all())
     query = select(Vm.id, Vm.host_id, Nic.index, Nic.vnet_id, Nic.device, Nic.mac, Nic.address).join(Nic)
     found: dict[str, list[NicSpec]] = {}
     for vm_id, host_id, index, vnet_id, device, mac, address in session.execute(
         query.where(Vm.state.in_(CHARGED), Vm.host_id.is_not(None), Nic.ready)
     ):
-        nic = NicSpec(index, vnets[vnet_id], device, mac, address, rules.get(vm_id))
+        routes = served.get(vm_id) == vnet_id
+        nic = NicSpec(index, vnets[vnet_id], device, mac, address, rules.get(vm_id), routes)
         found.setdefault(hosts[str(host_id)].name, []).append(nic)
     return {name: tuple(nics) for name, nics in found.items()}
 

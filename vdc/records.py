@@ -23,6 +23,7 @@ from vdc.claims.snapshot import SnapshotClaim, make_current
 from vdc.claims.volumes import end_volume, volume_event
 from vdc.model import Size, VmSpec
 from vdc.operations import Claim, close
+from vdc.routers import forget_routers
 from vdc.schema import (
     Cdrom,
     Disk,
@@ -162,6 +163,7 @@ def _persistent(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Ima
 
 
 def _release(session: Session, vm_ids: Sequence[str], state: VmState) -> None:
+    forget_routers(session, vm_ids)
     session.execute(delete(Nic).where(Nic.vm_id.in_(vm_ids)))
     session.execute(delete(SecurityGroupMember).where(SecurityGroupMember.vm_id.in_(vm_ids)))
     session.execute(delete(Cdrom).where(Cdrom.vm_id.in_(vm_ids)))

@@ -131,6 +131,45 @@ class ChangeGroupRequest(Request):
     )
 
 
+class RouterRequest(Request):
+    """Something to be done to the router of a network."""
+
+    vnet: str = Field(title="Virtual network", description="Name of the tenant's network that it serves.")
+
+
+class CreateRouterRequest(RouterRequest):
+    """Make a network's gateway: a machine that translates, forwards, and tells machines their addresses."""
+
+    template: str = Field(
+        default="router", description="Name of the template: its one network is a public one."
+    )
+    address: str = Field(
+        title="Public address", default="", description="Its address there; empty: the next free one."
+    )
+
+
+class ForwardPortRequest(RouterRequest):
+    """Have a port of the router's public address lead to a machine, or no longer."""
+
+    verb: Literal["add", "remove"] = Field(description="What to do with the forward.")
+    protocol: Literal["tcp", "udp"] = Field(description="Of what comes to the port.")
+    port: int = Field(description="Port of the public address.")
+    vm: str = Field(title="Machine", default="", description="Name of the machine; not needed to remove.")
+    to_port: int | None = Field(title="To port", default=None, description="Its port; None: the same.")
+
+
+class TellRouterRequest(RouterRequest):
+    """Tell the router what has changed in its network."""
+
+
+class RedeployRouterRequest(RouterRequest):
+    """Make the router's machine anew, of its template's present image; it knows what it knew."""
+
+
+class DeleteRouterRequest(RouterRequest):
+    """Remove the router, and give its public address back."""
+
+
 class ScaleTestRequest(Request):
     """Measure how fast machines are made and removed, ours against a bare loop; none of them stays."""
 

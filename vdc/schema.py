@@ -367,6 +367,8 @@ class Vnet(Base):
     first_address: Mapped[str] = mapped_column(String(39))
     last_address: Mapped[str] = mapped_column(String(39))
     dns: Mapped[list[Any]]
+    public: Mapped[bool] = mapped_column(default=False)
+    """The site's way out: its gateway leads elsewhere, and routers have a card on it."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -564,6 +566,34 @@ class SecurityGroupMember(Base):
     __tablename__ = "security_group_members"
     vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), primary_key=True)
     group_id: Mapped[str] = mapped_column(ForeignKey("security_groups.id"), primary_key=True, index=True)
+
+
+class Router(Base):
+    """The machine that is a network's gateway. The row goes with the machine."""
+
+    __tablename__ = "routers"
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    vnet_id: Mapped[str] = mapped_column(ForeignKey("vnets.id"), unique=True)
+    """The network that it serves."""
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), unique=True)
+    told: Mapped[str] = mapped_column(String(16), default="")
+    """Digest of what it was told last (drivers/router.py), as far as is known."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PortForward(Base):
+    """What comes to a port of a router's public address goes to a machine. The row goes with either."""
+
+    __tablename__ = "port_forwards"
+    __table_args__ = (UniqueConstraint("router_id", "protocol", "port"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    router_id: Mapped[str] = mapped_column(ForeignKey("routers.id"))
+    protocol: Mapped[str] = mapped_column(String(3))
+    """`tcp` or `udp`."""
+    port: Mapped[int]
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), index=True)
+    to_port: Mapped[int]
 
 
 class Operation(Base):

@@ -64,6 +64,8 @@ class Settings:
     tenant_uplink: str = "vlan://ovsbr0"
     tenant_vlans: str = "1000-1999"
     """Uplink and range of VLAN ids from which a tenant's private network is drawn."""
+    time_servers: str = ""
+    """Addresses of time servers that routers ask, separated by commas; empty: they have their host's time."""
     token_hours: float = 12.0
     """How long a login, or a token, is good."""
     prefect_ui_user: str = ""
@@ -95,6 +97,10 @@ class Settings:
         """The site's list prices: what plans show, and bills charge unless another tariff is named."""
         values = {name: getattr(self, f"price_{name}") for name in LIST_PRICES}
         return make_tariff(values | {"currency": self.currency}, "Settings price_*")
+
+    @property
+    def time_server_addresses(self) -> tuple[str, ...]:
+        return tuple(address for one in self.time_servers.split(",") if (address := one.strip()))
 
     @property
     def seller(self) -> Party:

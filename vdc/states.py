@@ -126,6 +126,7 @@ OPERATIONS: Mapping[str, frozenset[VmState]] = {
     "snapshot delete": frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPED}),
     "snapshot keep": _LIVE,
     "save-as": frozenset({VmState.RUNNING, VmState.STOPPED}),
+    "redeploy": frozenset({VmState.RUNNING}),
     "rename": _LIVE,
     "give": _LIVE - {VmState.DEPLOYING, VmState.MIGRATING},
     "protect": _LIVE,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from deployments.bench.figures import Figures, say
 from deployments.bench.house import House
-from deployments.guests.tiny import ensure_tiny
+from deployments.guests.images import ensure_image
 from deployments.lab.probe import Probe, open_probe
 from deployments.lab.state import Lab, LabHost
 from tasks import timing
@@ -110,7 +110,7 @@ def _deploy(url: str) -> None:
     from flows.deploy import deploy
     from flows.import_image import import_image
 
-    import_image(ImportImageRequest(file=str(ensure_tiny()), name="tiny", datastore="lab"))
+    import_image(ImportImageRequest(file=str(ensure_image()), name="tiny", datastore="lab"))
     with write_session(url) as session:
         create_template(session, "tiny", image="tiny", vcpu=1, memory_mib=96, vnets=["lab"], actor=actor())
     deploy(DeployRequest(template="tiny", name=NAME))

@@ -10,14 +10,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments.guests import packages
 from deployments.programs import require_programs, run
 from vdc.errors import DriverFailure, Refused
 
-Log = Callable[[str], None]
+Log = packages.Log
 
 EARLY_MODULES = (
     "virtio_ring",
@@ -51,6 +52,20 @@ LATE_MODULES = (
 )
 """What can wait until the guest answers: serial ports of the agent, power button, further disks."""
 
+ROUTING_MODULES = (
+    "libcrc32c",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "nf_conntrack",
+    "nfnetlink",
+    "nf_tables",
+    "nft_ct",
+    "nf_nat",
+    "nft_chain_nat",
+    "nft_nat",
+)
+"""What a router needs besides: nftables, the following of connections, translation of addresses."""
+
 FRAGMENT = Path(__file__).with_name("tiny") / "kernel.config"
 SOURCE_PACKAGE = "linux-source-6.1"
 BUILD_PROGRAMS = {
@@ -63,7 +78,6 @@ BUILD_PROGRAMS = {
 }
 LIBELF = Path("/usr/include/libelf.h")
 BUILD_TIMEOUT_S = 3600.0
-DOWNLOAD_TIMEOUT_S = 900.0
 
 
 ARGUMENTS = "console=ttyS0 quiet panic=1 nokaslr mitigations=off no_timer_check cryptomgr.notests"
@@ -89,22 +103,24 @@ def version(kind: str) -> str:
     if kind == "debian":
         return "=".join(_debian_package())
     fragment = hashlib.sha256(FRAGMENT.read_bytes()).hexdigest()[:12]
-    return f"{SOURCE_PACKAGE}={_candidate(SOURCE_PACKAGE)}+{fragment}"
+    return f"{SOURCE_PACKAGE}={packages.candidate(SOURCE_PACKAGE)}+{fragment}"
 
 
-def provide(kind: str, scratch: Path, cache: Path, log: Log) -> Kernel:
-    """Fetch or build the kernel; files in `scratch` last as long as it does, those in `cache` stay."""
-    return _debian(scratch, log) if kind == "debian" else _tiny(scratch, cache, log)
+def provide(kind: str, names: Sequence[str], scratch: Path, cache: Path, log: Log) -> Kernel:
+    """Fetch or build the kernel, with the modules of these names where it has any.
+
+    Files in `scratch` last as long as it does, those in `cache` stay.
+    """
+    return _debian(names, scratch, log) if kind == "debian" else _tiny(scratch, cache, log)
 
 
-def _debian(scratch: Path, log: Log) -> Kernel:
+def _debian(names: Sequence[str], scratch: Path, log: Log) -> Kernel:
     package, number = _debian_package()
-    log(f"tiny image: kernel {package} {number}")
+    log(f"guest image: kernel {package} {number}")
     tree = scratch / "kernel"
-    run(["dpkg-deb", "--extract", _download(package, number, scratch, log), tree])
+    run(["dpkg-deb", "--extract", packages.download(package, number, scratch, log), tree])
     vmlinuz = next((tree / "boot").glob("vmlinuz-*"))
     found = {file.stem: file for file in tree.rglob("*.ko")}
-    names = (*EARLY_MODULES, *LATE_MODULES)
     missing = [name for name in names if name not in found]
     if missing:
         raise DriverFailure(f"{package} {number} has no module {', '.join(missing)}.")
@@ -123,15 +139,15 @@ def _tiny(scratch: Path, cache: Path, log: Log) -> Kernel:
     require_programs(BUILD_PROGRAMS, "Building the tiny kernel")
     if not LIBELF.exists():
         raise Refused("Building the tiny kernel needs libelf. Type: apt-get install libelf-dev")
-    log(f"tiny image: building a kernel from {SOURCE_PACKAGE}: 7 to 15 minutes, once")
-    archive = _download(SOURCE_PACKAGE, _candidate(SOURCE_PACKAGE), scratch, log)
+    log(f"guest image: building a kernel from {SOURCE_PACKAGE}: 7 to 15 minutes, once")
+    archive = packages.download(SOURCE_PACKAGE, packages.candidate(SOURCE_PACKAGE), scratch, log)
     run(["dpkg-deb", "--extract", archive, scratch / "package"], timeout_s=300)
     tarball = next((scratch / "package" / "usr" / "src").glob("*.tar.xz"))
     run(["tar", "--extract", "--xz", f"--file={tarball}", f"--directory={scratch}"], timeout_s=600)
     source = next(path for path in scratch.glob("linux-source-*") if path.is_dir())
     build_log = cache / "kernel-build.log"
     build_log.unlink(missing_ok=True)
-    log(f"tiny image: compiling, log in {build_log}")
+    log(f"guest image: compiling, log in {build_log}")
     make = ["make", f"--jobs={os.cpu_count() or 1}"]
     run([*make, "tinyconfig"], cwd=source, log=build_log, timeout_s=300)
     run(["scripts/kconfig/merge_config.sh", "-m", ".config", FRAGMENT], cwd=source, log=build_log)
@@ -160,38 +176,8 @@ def _check_config(config: Path) -> None:
 def _debian_package() -> tuple[str, str]:
     """The package that linux-image-cloud-amd64 stands for, and its version."""
     meta = "linux-image-cloud-amd64"
-    shown = _show(meta)
+    shown = packages.show(meta)
     found = re.search(r"^Depends:.*?(linux-image-\S+-cloud-amd64) \(= ([^)]+)\)", shown, re.MULTILINE)
     if not found:
         raise Refused(f"apt knows no {meta} with a kernel behind it. Type: apt-get update")
     return found[1], found[2]
-
-
-def _candidate(package: str) -> str:
-    found = re.search(r"^Version: (\S+)", _show(package), re.MULTILINE)
-    if not found:
-        raise Refused(f"apt knows no package {package}. Type: apt-get update")
-    return found[1]
-
-
-def _show(package: str) -> str:
-    try:
-        return run(["apt-cache", "show", "--no-all-versions", package])
-    except DriverFailure as error:
-        raise Refused(f"apt knows no package {package}. Type: apt-get update") from error
-
-
-def _download(package: str, number: str, scratch: Path, log: Log) -> Path:
-    """Fetch a package file without installing it; as root, since apt's own user cannot write to `scratch`."""
-    log(f"tiny image: fetching {package} {number}")
-    fetch = ["apt-get", "-o", "APT::Sandbox::User=root", "download", f"{package}={number}"]
-    try:
-        run(fetch, cwd=scratch, timeout_s=DOWNLOAD_TIMEOUT_S)
-    except DriverFailure as error:
-        raise DriverFailure(
-            f"{package} {number} could not be fetched: {error.stderr}. If the list of packages is old, type: "
-            f"apt-get update",
-            command=error.command,
-            stderr=error.stderr,
-        ) from error
-    return next(scratch.glob(f"{package}_*.deb"))

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deployments.guests.tiny import cache_directory
+from deployments.guests.images import cache_directory
 from deployments.lab import file_server, host_files, place
 from deployments.lab.ec2 import endpoint
 from deployments.lab.host import libvirt_answers, services

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64decode
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
-from drivers.hypervisor.power import Caller
+from drivers.hypervisor.power import Caller, not_running
+from vdc.errors import Busy, DriverFailure
 
 ANSWER_S = 5
 """How long the agent may take to answer; what it has begun may take longer."""
 WATCH_S = 0.5
+LOOK_S = 0.1
+"""How often a short program is looked at."""
+AGAIN_S = 0.5
+"""An agent that does not answer is asked again after that: its guest may be booting."""
 
 # What cloud-init does at each boot, as the seed tells it (drivers/seed.py).
 _GROW = """
@@ -85,3 +91,47 @@ def _ask(domain: libvirt.virDomain, command: str, arguments: dict[str, Any]) -> 
         return f"its guest's agent does not do it: {error.get_error_message().strip().rstrip('.')}"
     answer: dict[str, Any] = told["return"]
     return answer
+
+
+def run(call: Caller, name: str, host: str, command: Sequence[str], timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    what = f"{' '.join(command)} in the guest of {name}"
+    program = {"path": command[0], "arg": list(command[1:]), "capture-output": True}
+    pid = _patiently(call, name, host, {"execute": "guest-exec", "arguments": program}, what, deadline)["pid"]
+    while True:
+        asked = {"execute": "guest-exec-status", "arguments": {"pid": pid}}
+        state = _patiently(call, name, host, asked, what, deadline)
+        if state["exited"]:
+            break
+        if time.monotonic() >= deadline:
+            raise Busy(f"{host}: {what} has not ended after {timeout_s:g} s.")
+        time.sleep(LOOK_S)
+    said = {key: b64decode(state.get(f"{key}-data", "")).decode(errors="replace") for key in ("out", "err")}
+    if state.get("exitcode") != 0:
+        stderr = said["err"].strip() or said["out"].strip() or "no message"
+        raise DriverFailure(
+            f"{host}: {what} failed with exit code {state.get('exitcode')}: {stderr}",
+            host=host,
+            command=" ".join(command),
+            stderr=stderr,
+        )
+    return said["out"]
+
+
+def _patiently(
+    call: Caller, name: str, host: str, asked: Mapping[str, object], what: str, deadline: float
+) -> dict[str, Any]:
+    def ask(conn: libvirt.virConnect) -> str:
+        domain = conn.lookupByName(name)
+        if not domain.isActive():
+            raise not_running(name, host, "asked")
+        return str(libvirt_qemu.qemuAgentCommand(domain, json.dumps(asked), ANSWER_S, 0))
+
+    while True:
+        try:
+            answer: dict[str, Any] = json.loads(call(what, ask))["return"]
+            return answer
+        except Busy:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(AGAIN_S)

@@ -495,6 +495,9 @@ class LibvirtHypervisor:
             f"showing {spec.name} its seed anew", lambda conn: devices.refresh_seed(conn, spec)
         )
 
+    def run_in_guest(self, name: str, command: Sequence[str], *, timeout_s: float) -> str:
+        return agent.run(self._call, name, self._host.name, command, timeout_s)
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         return snapshots.seen(self._kept(spec))
 

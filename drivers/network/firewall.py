@@ -28,6 +28,8 @@ def _rules(nic: NicSpec) -> list[str]:
         f"arp saddr ether {mac} arp saddr ip {{ 0.0.0.0, {address} }} accept",
         f"ip saddr {address} accept",
         "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+        # From everywhere but its own network, where others have their addresses.
+        *([f"ip saddr != {nic.vnet.cidr} accept"] if nic.routes else []),
         # QEMU says so where a machine has come to that migrated.
         "ether type 0x8035 accept",
         "drop",

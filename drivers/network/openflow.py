@@ -69,6 +69,11 @@ def _sends(nic: NicSpec, vlan_id: int) -> Iterator[str]:
     # Whether an address is free is asked without one (RFC 5227).
     yield f"{own},arp,arp_sha={mac},arp_op=1,arp_spa=0.0.0.0,{goes}"
     yield f"{own},ip,nw_src={address},{asks}"
+    if nic.routes:
+        # From everywhere but its own network, where others have their addresses.
+        elsewhere = own.replace("priority=100", "priority=98")
+        yield f"{own.replace('priority=100', 'priority=99')},ip,nw_src={nic.vnet.cidr},actions=drop"
+        yield f"{elsewhere},ip,{asks}"
     yield f"{own},udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,tp_src=68,tp_dst=67,{goes}"
     # QEMU says so where a machine has come to that migrated.
     yield f"{own},dl_type=0x8035,{goes}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vdc.errors
+from drivers.router import DIGEST
 from drivers.simulated import devices, shapes, snapshots
 from drivers.simulated.store import CALLS, POLL_S, SCHEMA, Datacenter, close, datacenter, uri
 from vdc.errors import Conflict, Invalid, NotFound, Transient
@@ -198,6 +199,16 @@ class Simulation:
                 snapshots.content(db.execute, place),
                 snapshots.memory(db.execute, host, domain),
             )
+
+    def router(self, domain: str) -> str:
+        """The digest of what a router has in force, as it says it; empty: it is none, or forgot."""
+        row = self._all("SELECT said FROM routers WHERE domain = ?", (domain,))
+        return str(row[0][0]) if row else ""
+
+    def forget(self, domain: str) -> None:
+        """A router has something else in force than it was told."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE routers SET said = ? WHERE domain = ?", (f"{DIGEST}{'0' * 16}", domain))
 
     def snapshots(self) -> dict[str, set[str]]:
         """Ids of the snapshots in each file that has any."""

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from drivers.contract import Access, DatastoreCapabilities
+from drivers.simulated import routers
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import Busy, Invalid, Unsupported
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
@@ -210,6 +211,7 @@ class SimulatedDatastore:
             call.fail_if("halfway")
             self._drop(call, file + PART)
             self._put(call, file, len(content), checksum=checksum)
+            routers.keep(call, *self._key, file, content)
             return True
 
     def ensure_removed(self, files: Sequence[str]) -> bool:

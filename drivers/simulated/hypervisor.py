@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from drivers.contract import Access, HypervisorCapabilities
-from drivers.simulated import devices, power, shapes, snapshots
+from drivers.simulated import devices, power, routers, shapes, snapshots
 from drivers.simulated.console import SimulatedConsole
 from drivers.simulated.datastore import ROOT
 from drivers.simulated.store import Call, datacenter, parse_uri
@@ -133,6 +133,7 @@ class SimulatedHypervisor:
                     devices.boot(call.execute, self._host, name, json.loads(spec))
                     shapes.boot(call.execute, self._host, name, json.loads(spec)["size"])
                     power.boot(call, name)
+                    routers.boot(call, self._host, name, json.loads(spec)["seed"])
             call.execute(
                 "UPDATE domains SET state = ? WHERE host = ? AND name = ?",
                 ("paused" if paused else "running", self._host, name),
@@ -376,6 +377,15 @@ class SimulatedHypervisor:
             if power.state_of(call, self._host, spec.name) in power.ON and spec.seed_path:
                 self._check_file(call, spec.seed_path)
 
+    def run_in_guest(self, name: str, command: Sequence[str], *, timeout_s: float) -> str:
+        with self._call("run_in_guest", name) as call:
+            power.must_run(call, self._host, name, "asked")
+            return routers.run(call, self._host, name, command, self._seed(call, name))
+
+    def _seed(self, call: Call, name: str) -> str:
+        row = call.one("SELECT spec FROM domains WHERE host = ? AND name = ?", (self._host, name))
+        return str(json.loads(row[0])["seed"])
+
     def read_snapshots(self, spec: DomainSpec) -> list[SnapshotSeen]:
         with self._call("read_snapshots", spec.name) as call:
             return snapshots.seen(call.execute, self._disks(call, spec))
@@ -455,7 +465,8 @@ def _encoded(spec: DomainSpec) -> str:
     files += [cdrom.path for cdrom in spec.cdroms]
     nics = [_nic(nic) for nic in spec.nics]
     size = shapes.described(spec)
-    return json.dumps({"files": files, "nics": nics, "size": size, "spec": repr(spec)})
+    seed = spec.seed_path or ""
+    return json.dumps({"files": files, "seed": seed, "nics": nics, "size": size, "spec": repr(spec)})
 
 
 def _nic(nic: Attachment) -> dict[str, Any]:

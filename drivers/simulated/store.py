@@ -54,6 +54,7 @@ CALLS = (
     "hypervisor.ensure_attached",
     "hypervisor.ensure_detached",
     "hypervisor.refresh_seed",
+    "hypervisor.run_in_guest",
     "hypervisor.read_snapshots",
     "hypervisor.ensure_snapshot",
     "hypervisor.ensure_reverted",
@@ -126,9 +127,15 @@ CREATE TABLE snapshots(
 CREATE TABLE damage(
     datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, problem TEXT NOT NULL,
     PRIMARY KEY (datastore, host, file)) WITHOUT ROWID;
+-- What a router's seed says of it, and what the guest has made of that: only the digest.
+CREATE TABLE router_seeds(
+    datastore TEXT NOT NULL, host TEXT NOT NULL, file TEXT NOT NULL, said TEXT NOT NULL,
+    PRIMARY KEY (datastore, host, file)) WITHOUT ROWID;
+CREATE TABLE routers(domain TEXT PRIMARY KEY, said TEXT NOT NULL) WITHOUT ROWID;
 CREATE TRIGGER content_removed AFTER DELETE ON files BEGIN
     DELETE FROM disk_content WHERE datastore = old.datastore AND host = old.host AND file = old.name;
     DELETE FROM damage WHERE datastore = old.datastore AND host = old.host AND file = old.name;
+    DELETE FROM router_seeds WHERE datastore = old.datastore AND host = old.host AND file = old.name;
     DELETE FROM snapshots WHERE datastore = old.datastore AND host = old.host AND file = old.name; END;
 CREATE TABLE switches(name TEXT PRIMARY KEY, vlan INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE uplinks(host TEXT NOT NULL, switch TEXT NOT NULL, PRIMARY KEY (host, switch)) WITHOUT ROWID;

@@ -92,6 +92,19 @@ def release(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -
     run_batch(load_flow, request, as_json)
 
 
+def _tell_router(vnet: str) -> None:
+    """By which name a machine is found there."""
+    from interfaces.cli.running import run_flow
+    from vdc.requests import TellRouterRequest
+
+    def load_flow() -> Any:
+        from flows.router import tell_router as flow
+
+        return flow
+
+    run_flow(load_flow, TellRouterRequest(vnet=vnet))
+
+
 @click.command()
 @click.argument("name")
 @click.argument("new")
@@ -99,11 +112,20 @@ def release(vms: tuple[str, ...], tenant: str, only_plan: bool, as_json: bool) -
 @json_option
 def rename(name: str, new: str, tenant: str, as_json: bool) -> None:
     """Call machine NAME from now on NEW. The guest keeps its hostname."""
-    from interfaces.cli.session import writing
+    from interfaces.cli.engine import use_prefect
+    from interfaces.cli.session import reading, writing
     from vdc.claims.marks import rename as rename_machine
+    from vdc.claims.terminate import find_vm
+    from vdc.routers import routed_networks_of
 
+    with reading() as session:
+        routed = routed_networks_of(session, find_vm(session, name, tenant).id)
+    if routed:
+        use_prefect()
     with writing() as session:
         rename_machine(session, name, new, tenant, actor=actor())
+    for vnet in routed:
+        _tell_router(vnet)
     if as_json:
         print_json({"from": name, "to": new})
         return

@@ -322,10 +322,10 @@ def map_ami(image: str, cloud: str, ami: str) -> None:
 
 
 @group.command()
-@click.argument("recipe", type=click.Choice(["tiny"]))
+@click.argument("recipe", type=click.Choice(["tiny", "router"]))
 @click.option("--kernel", type=click.Choice(["debian", "tiny"]), default="debian", show_default=True)
 def build(recipe: str, kernel: str) -> None:
     """Build a guest image from Debian packages, and print its path. Cached until its recipe changes."""
-    from deployments.guests.tiny import ensure_tiny
+    from deployments.guests.images import ensure_image
 
-    print_line(str(ensure_tiny(kernel, note)))
+    print_line(str(ensure_image(recipe, kernel, note)))

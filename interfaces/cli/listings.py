@@ -159,6 +159,7 @@ def vnets(session: Session) -> Rows:
             "first_address": v.first_address,
             "last_address": v.last_address,
             "dns": v.dns,
+            "public": v.public,
             "leases": leases.get(v.id, 0),
             "created_at": v.created_at,
         }

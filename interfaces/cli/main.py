@@ -35,6 +35,7 @@ NOUNS = {
     "quota": "What tenants and users may use, and do",
     "user": "Who may do what: accounts and their tokens",
     "group": "Affinity groups of machines",
+    "router": "Routers: the gateways of tenants' networks",
     "sg": "Security groups: what machines may be connected from and to",
     "cloud": "Clouds that take machines when our hosts are full",
     "vm": "Machines: deploy, list, show, terminate",

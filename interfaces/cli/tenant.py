@@ -169,7 +169,7 @@ def _print_onboarded(done: Any, only_plan: bool) -> None:
         return
     print_line(f"Tenant {done.tenant}, {'would be changed' if only_plan else 'changed'}:")
     for change in done.changes:
-        print_line(f"  {change if only_plan else change.replace(' to be made', ' made')}")
+        print_line(f"  {change if only_plan else change.replace(' to be ', ' ')}")
     if not only_plan and not done.machines:
         print_line(f"Next: vdc vm deploy --tenant {done.tenant} --template {done.template}")
 

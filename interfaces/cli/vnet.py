@@ -28,7 +28,7 @@ def list_(as_json: bool) -> None:
         return
     print_table(
         rows,
-        ("name", "uri", "vlan_id", "cidr", "gateway", "first_address", "last_address", "leases"),
+        ("name", "uri", "vlan_id", "cidr", "gateway", "first_address", "last_address", "public", "leases"),
         empty="No network yet. Make one: vdc vnet create NAME --vlan 100 --cidr 10.1.0.0/24",
     )
 
@@ -55,6 +55,7 @@ def leases(name: str, as_json: bool) -> None:
 @click.option("--gateway", help="Router's address in it; it is never leased.")
 @click.option("--first", "first_address", help="First address to lease; none: the network's first.")
 @click.option("--last", "last_address", help="Last address to lease; none: the network's last.")
+@click.option("--public", is_flag=True, help="It is the site's way out: routers have a card on it.")
 @click.option("--dns", multiple=True, help="Name server that machines are told (repeatable).")
 def create(name: str, uri: str, dns: tuple[str, ...], **options: object) -> None:
     """Make a virtual network."""

@@ -16,19 +16,23 @@ from vdc.requests import (
     BillRequest,
     ChangeGroupRequest,
     CloneImageRequest,
+    CreateRouterRequest,
     DeleteImageRequest,
+    DeleteRouterRequest,
     DeleteSnapshotRequest,
     DeployRequest,
     DetachDiskRequest,
     DetachNicRequest,
     DrainRequest,
     EnrollHostRequest,
+    ForwardPortRequest,
     ImportImageRequest,
     MachinesRequest,
     MigrateRequest,
     OffboardTenantRequest,
     OnboardTenantRequest,
     PowerRequest,
+    RedeployRouterRequest,
     RemoveDiskRequest,
     ResizeRequest,
     RevertRequest,
@@ -36,6 +40,7 @@ from vdc.requests import (
     ScaleTestRequest,
     SnapshotRequest,
     SwitchImageRequest,
+    TellRouterRequest,
     TerminateRequest,
     VerifyRequest,
 )
@@ -255,3 +260,35 @@ def scale_test(**request: Any) -> str:
 def scale_test_request(request: dict[str, Any]) -> str:
     """For processes: arguments that can be pickled."""
     return scale_test(**request)
+
+
+def create_router(vnet: str, **request: Any) -> str:
+    from flows.router import create_router as flow
+
+    return flow(CreateRouterRequest(vnet=vnet, **request))
+
+
+def forward_port(verb: str, vnet: str, port: int, **request: Any) -> str:
+    from flows.router import forward_port as flow
+
+    return flow(
+        ForwardPortRequest(**({"verb": verb, "vnet": vnet, "protocol": "tcp", "port": port} | request))
+    )
+
+
+def redeploy_router(vnet: str) -> str:
+    from flows.router import redeploy_router as flow
+
+    return flow(RedeployRouterRequest(vnet=vnet))
+
+
+def delete_router(vnet: str) -> str:
+    from flows.router import delete_router as flow
+
+    return flow(DeleteRouterRequest(vnet=vnet))
+
+
+def tell_router(vnet: str) -> None:
+    from flows.router import tell_router as flow
+
+    flow(TellRouterRequest(vnet=vnet))

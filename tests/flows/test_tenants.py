@@ -21,10 +21,24 @@ from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.processes import Processes, die_at_commit
 from tests.flows.site import ACTOR, Site, settings
-from vdc import accounts, secrets
+from tests.flows.test_routers import furnish
+from vdc import accounts, secrets, specs
 from vdc.inventory import read_session, write_session
 from vdc.model import GuestFile
-from vdc.schema import Bill, Image, Operation, Secret, Template, Tenant, User, Vm, Vnet, utc_now
+from vdc.schema import (
+    Bill,
+    Image,
+    Operation,
+    PortForward,
+    Router,
+    Secret,
+    Template,
+    Tenant,
+    User,
+    Vm,
+    Vnet,
+    utc_now,
+)
 from vdc.settings import load
 from vdc.states import VmState
 
@@ -45,17 +59,25 @@ def _vdc(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 def _file(
-    directory: Path, name: str, user: str, *, machines: int = 1, context: dict[str, Any] | None = None
+    directory: Path,
+    name: str,
+    user: str,
+    *,
+    machines: int = 1,
+    router: bool = False,
+    context: dict[str, Any] | None = None,
 ) -> str:
     values = {
         "tenant": name,
-        "quota": {"vms": 2},
+        "quota": {"vms": 2 + router},
         "user": {"name": user, "ssh_keys": [KEY]},
-        "network": {"cidr": "10.20.0.0/24"},
+        "network": {"cidr": "10.20.0.0/24"} | ({"gateway": "10.20.0.1"} if router else {}),
         "template": {"name": "web", "image": "tiny", "memory_mib": 16, "start_script": f"echo {user}"},
         "machines": [{"name": f"m-{n}"} for n in range(1, machines + 1)],
         "context": context or {},
     }
+    if router:
+        values["router"] = {"forwards": [{"port": 8080, "machine": "m-1", "to_port": 80}]}
     file = directory / f"{name}.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)
@@ -120,15 +142,23 @@ def test_first_machines_that_cannot_be_made_are_refused_before_anything_is_touch
 def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each step of one machine fails once, in one form each; the second run makes what was not made."""
+    """A router and a machine each. Each step fails once, in one form each; the second run makes what was not
+    made."""
+    furnish(site, tenants=())
     names = [f"t{n:02}" for n in range(20)]
-    files = [_file(tmp_path, name, f"{name}-admin") for name in names]
+    files = [_file(tmp_path, name, f"{name}-admin", router=True) for name in names]
     site.sim.fail_next("datastore.ensure_disk")
     site.sim.fail_next("datastore.ensure_seed", halfway=True)
     site.sim.fail_next("hypervisor.ensure_started", after=True)
+    site.sim.fail_next("network.ensure_network")
+    site.sim.fail_next("network.ensure_ports")
+    site.sim.fail_next("hypervisor.ensure_defined")
+    site.sim.fail_next("hypervisor.refresh_seed")
+    site.sim.fail_next("hypervisor.run_in_guest", after=True)
     with settings(database_url=site.url, tenant_uplink=site.sim.network_uri(), retries=0):
         code, out, err = _vdc(capsys, "tenant", "onboard", *files)
         assert code == 1, "a machine of some tenants was not made"
+        assert site.sim.pending_faults() == 0
         assert out.count("user t") == 20 - err.count("Tenant t")
         assert "run it again, and it goes on" in err
         assert _vdc(capsys, "tenant", "onboard", *files)[0] == 0
@@ -141,7 +171,51 @@ def test_twenty_tenants_in_one_command_whatever_fails_on_the_way(
         assert (len({t for t, _ in owned}), len({v for _, v in owned})) == (20, 20)
         assert session.query(User).count() == 20
         live = session.scalars(select(Vm.tenant_id).where(Vm.state == VmState.RUNNING)).all()
-        assert (len(live), len(set(live))) == (20, 20), "one each, none doubled"
+        assert (len(live), len(set(live))) == (40, 20), "a router and a machine each, none doubled"
+        routers = session.scalars(select(Router)).all()
+        assert len({router.vnet_id for router in routers}) == len(routers) == 20
+        assert session.query(PortForward).count() == 20
+        for router in routers:
+            known = specs.load(session.get_one(Vm, router.vm_id).spec).context.router
+            assert known is not None
+            assert router.told == known.digest, "it knows all"
+            assert [lease.name.partition("-")[0] for lease in known.leases] == [known.domain[:3], "m"]
+            assert len(known.forwards) == 1
+    assert run.reconcile() == []
+    site.assert_agrees()
+
+
+def test_a_changed_file_changes_what_the_router_forwards(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    furnish(site, tenants=())
+    with settings(database_url=site.url, tenant_uplink=site.sim.network_uri()):
+        file = Path(_file(tmp_path, "acme", "alice", router=True))
+        assert _vdc(capsys, "tenant", "onboard", str(file))[0] == 0
+        values = yaml.safe_load(file.read_text())
+        values["router"]["forwards"] = [{"protocol": "udp", "port": 53, "machine": "m-1"}]
+        file.write_text(yaml.safe_dump(values))
+        code, said, err = _vdc(capsys, "tenant", "onboard", str(file))
+        assert code == 0, err
+        assert said.splitlines()[1:3] == [
+            "  forward tcp 8080 to m-1:80 removed",
+            "  forward udp 53 to m-1:53 made",
+        ]
+        assert "nothing changed" in _vdc(capsys, "tenant", "onboard", str(file))[1]
+        for changes, says in (
+            ({"public_address": "203.0.113.99"}, "has the public address 203.0.113.2"),
+            ({"forwards": [{"port": 80, "machine": "m-9"}]}, "no machine of acme"),
+            ({"forwards": [{"port": 80, "machine": "m-1"}] * 2}, "more than once"),
+            ({"template": "tiny"}, "none of a router"),
+            ({"forward": []}, "router.forward: extra inputs"),
+        ):
+            file.write_text(yaml.safe_dump(values | {"router": values["router"] | changes}))
+            code, _, err = _vdc(capsys, "tenant", "onboard", str(file))
+            assert (code, says in err) == (3, True), err
+        run.terminate("m-1", tenant="acme")
+        code, _, err = _vdc(capsys, "tenant", "offboard", "acme", "--export", str(tmp_path / "out"))
+        assert code == 0, f"its router is in nobody's way: {err}"
+    assert set(site.machines().values()) == {VmState.GONE}
     site.assert_agrees()
 
 
@@ -194,9 +268,10 @@ def test_killed_before_each_commit_on_the_way_in_and_out(
 
 @pytest.fixture
 def acme(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
-    """Tenant acme with alice, two machines, a kept disk, an image of its own, and a bill."""
+    """Tenant acme with alice, a router, two machines, a kept disk, an image of its own, and a bill."""
+    furnish(site, tenants=())
     with settings(tenant_uplink=site.sim.network_uri(), database_url=site.url):
-        file = _file(tmp_path, "acme", "alice", machines=2)
+        file = _file(tmp_path, "acme", "alice", machines=2, router=True)
         assert _vdc(capsys, "tenant", "onboard", file)[0] == 0
     run.clone_image("tiny", "acme-own", tenant="acme")
     run.attach_disk("m-1", size_mib=8, name="data")
@@ -227,7 +302,10 @@ def test_a_tenant_goes_whatever_fails_on_the_way(
     assert acme.rows() == before
     code, plan, _ = _vdc(capsys, *offboard, "--with-machines", "--plan")
     assert code == 0
-    assert "machines: m-1, m-2\n  disks: data\n  images: acme-own\n  templates: acme-web\n" in plan
+    assert (
+        "machines: acme-net-router, m-1, m-2\n  disks: data\n  images: acme-own\n  templates: acme-web\n"
+        in plan
+    )
     assert acme.rows() == before
     assert not out.exists()
     with settings(database_url=acme.url, retries=0):
@@ -273,6 +351,6 @@ def _assert_exported(directory: Path) -> None:
     written = {f"{table}.{kind}" for table in tables for kind in ("csv", "json")}
     assert files == {"offboarding.json", "bill-1.json"} | written
     machines = json.loads((directory / "machines.json").read_text())
-    assert {machine["name"] for machine in machines} == {"m-1", "m-2"}
+    assert {machine["name"] for machine in machines} == {"acme-net-router", "m-1", "m-2"}
     assert (directory / "accounts.csv").exists()
     assert "password_hash" not in (directory / "accounts.json").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from deployments.guests.tiny import ensure_tiny
+from deployments.guests.images import ensure_image
 from deployments.lab import control
 from deployments.lab.leftovers import interfaces, leftovers
 from deployments.lab.state import Lab
@@ -56,7 +56,7 @@ def own_lab(lab_home: Path) -> Lab:
 
 @pytest.fixture(scope="session")
 def tiny_image() -> Path:
-    return ensure_tiny()
+    return ensure_image()
 
 
 @pytest.fixture

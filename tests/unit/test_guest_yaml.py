@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.guests.initramfs import SCRIPTS
+from deployments.guests.recipes import HERE
 from drivers.seed import seed_files
 from tests.requires import missing
 from vdc.model import ContextSpec, NicSpec, VnetSpec
@@ -49,7 +49,7 @@ def _busybox() -> None:
 
 
 def as_the_guest_reads(text: str) -> dict[str, str]:
-    argv = ["busybox", "awk", "-f", str(SCRIPTS / "flatten.awk")]
+    argv = ["busybox", "awk", "-f", str(HERE / "tiny" / "flatten.awk")]
     out = subprocess.run(argv, input=text.encode(), capture_output=True, check=True, timeout=10).stdout
     return dict(line.split("\t", 1) for line in out.decode().split("\n") if line)
 

@@ -24,6 +24,7 @@ from vdc.model import ROOT, Abilities, CdromSpec, Device, DiskSpec, NicSpec, VmS
 from vdc.names import check_name, find
 from vdc.operations import Claim, Opening
 from vdc.requests import AttachDiskRequest, AttachNicRequest, DetachDiskRequest, DetachNicRequest
+from vdc.routers import check_no_router
 from vdc.schema import (
     Cdrom,
     Datastore,
@@ -169,7 +170,7 @@ def claim_attach_nic(
         check_filtering([vnet], abilities, f"Machine {vm.name}")
     left = check_quota(session, tenant, Use(addresses=int(vnet.tenant_id is None)), vm.owner_id)
     index = _free_index(session, Nic, vm, model.MOST_NICS, "network cards")
-    address = _address(session, vnet, request.address)
+    address = address_in(session, vnet, request.address)
     device = NicSpec(
         index,
         vnet_spec(vnet),
@@ -232,6 +233,8 @@ def claim_detach_nic(
             f"Machine {vm.name} {many} {request.nic!r}: name one by its address, its MAC, or the only one "
             f"on a network. It has {known}."
         )
+    if found[0].routes or (spec.context.router and found[0].index == 0):
+        check_no_router(session, vm, "unplugged")
     row = _row_of(session, vm, found[0])
     vm, claim, _ = _open(session, DETACH_NIC, request, actor, flow_run_id, row.id)
     return _detaching(session, vm, claim, row, found[0], keep=True)
@@ -558,7 +561,8 @@ def _check_uplink(session: Session, vm: Vm, vnet: Vnet) -> None:
         raise Unsupported(f"Host {host.name} of {vm.name} has no uplink {vnet.uri}, which {vnet.name} needs.")
 
 
-def _address(session: Session, vnet: Vnet, asked: str) -> IPv4Address:
+def address_in(session: Session, vnet: Vnet, asked: str) -> IPv4Address:
+    """The address that is asked for, or (empty) the next free one. Raises Invalid, Conflict, NoCapacity."""
     if not asked:
         return lease(session, vnet, 1)[0]
     address = parse_member(asked, IPv4Network(vnet.cidr), "Address")

@@ -91,6 +91,15 @@ class DeployClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """Of a machine that is to be a router: the network that it serves, and the addresses of its cards that
+    are given, by id of their network."""
+
+    vnet_id: str
+    addresses: Mapping[str, IPv4Address]
+
+
+@dataclass(frozen=True, slots=True)
 class _Resolved:
     template: Template
     image: Image
@@ -307,13 +316,18 @@ def _specs(
     host_ids: list[str],
     burst: Burst | None,
     rules: tuple[Rule, ...] | None,
+    gateway: Gateway | None,
 ) -> list[VmSpec]:
     """Of the machines on hosts first: as many as there are `host_ids`. What they are told is not in yet."""
     site = session.scalars(select(Site.id)).one()
     hosts = {h.id: host_ref(h) for h in session.scalars(select(Host).where(Host.id.in_(set(host_ids))))}
     names = _names(session, request, what.tenant, vm_ids)
     here = list(zip(vm_ids, names, strict=True))[: len(host_ids)]
-    leases = [(vnet_spec(vnet), lease(session, vnet, len(here))) for vnet in what.vnets]
+    given = gateway.addresses if gateway else {}
+    leases = [
+        (vnet_spec(vnet), [given[vnet.id]] if vnet.id in given else lease(session, vnet, len(here)))
+        for vnet in what.vnets
+    ]
     elsewhere = [
         _cloud_spec(what, burst, site, vm_id, name)
         for vm_id, name in list(zip(vm_ids, names, strict=True))[len(host_ids) :]
@@ -331,7 +345,13 @@ def _specs(
             disks=(_disk(what, vm_id),),
             nics=tuple(
                 NicSpec(
-                    i, vnet, model.nic_device(vm_id, i), mac_of(addresses[n], i), str(addresses[n]), rules
+                    i,
+                    vnet,
+                    model.nic_device(vm_id, i),
+                    mac_of(addresses[n], i),
+                    str(addresses[n]),
+                    rules,
+                    routes=gateway is not None and vnet.vnet_id == gateway.vnet_id,
                 )
                 for i, (vnet, addresses) in enumerate(leases)
             ),
@@ -463,6 +483,7 @@ def claim_deploy(
     context: Mapping[str, Any] | None = None,
     renderer: Renderer | None = None,
     flow_run_id: str | None = None,
+    gateway: Gateway | None = None,
 ) -> DeployClaim:
     """Reserve all that the request needs and open its operations.
 
@@ -481,8 +502,9 @@ def claim_deploy(
     quota_left = _check_quota(session, request, what)
     host_ids, said, burst = _place(session, request, what, clouds or {})
     rules = merged([r for group in groups for r in rules_in(group) if not r.peer]) if groups else None
-    made = _specs(session, request, what, vm_ids, host_ids, burst, rules)
-    made = told(session, what.template, what.tenant, made, context or {}, renderer or Renderer())
+    made = _specs(session, request, what, vm_ids, host_ids, burst, rules, gateway)
+    if gateway is None:  # what the tenant's machines are told at their start is not for a router
+        made = told(session, what.template, what.tenant, made, context or {}, renderer or Renderer())
     _insert(session, what, made, host_ids, burst, request)
     session.add_all(
         SecurityGroupMember(vm_id=spec.vm_id, group_id=group.id) for spec in made for group in groups

@@ -14,6 +14,7 @@ from vdc.claims.terminate import find_vm
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState
 from vdc.names import find
 from vdc.operations import Opening
+from vdc.routers import check_no_router
 from vdc.schema import Disk, Nic, Share, Tenant, Vm, Vnet, Volume, utc_now
 from vdc.security_groups import groups_of
 from vdc.states import VmState, check_allowed
@@ -35,6 +36,7 @@ def give(session: Session, name: str, to: str, tenant: str = "", *, actor: str) 
         raise Invalid(f"Machine {vm.name} is tenant {to}'s already.")
     opening = Opening("give", "vm", vm.id, vm.name, {"from": giver.name, "to": receiver.name})
     claim = operations.open_one(session, opening, actor=actor)
+    check_no_router(session, vm, "given away")
     _check_networks(session, vm, receiver)
     if groups := groups_of(session, vm.id):
         raise InvalidState(

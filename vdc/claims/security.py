@@ -19,6 +19,7 @@ from vdc.errors import Conflict, Invalid, NotFound, Unsupported
 from vdc.model import Abilities, Rule, VmSpec
 from vdc.operations import Opening
 from vdc.requests import AssignGroupsRequest, ChangeGroupRequest
+from vdc.routers import check_no_router
 from vdc.schema import Nic, Operation, SecurityGroup, SecurityGroupMember, Tenant, Vm, Vnet
 from vdc.security_groups import (
     check_filtering,
@@ -161,6 +162,7 @@ def _check(session: Session, vm: Vm, abilities: Abilities, *, entering: bool) ->
     if vm.host_id is None:
         raise Unsupported(f"Machine {vm.name} is in a cloud: its provider filters there.")
     if entering:
+        check_no_router(session, vm, "filtered")
         query = select(Vnet).join(Nic, Nic.vnet_id == Vnet.id).where(Nic.vm_id == vm.id)
         check_filtering(session.scalars(query).all(), abilities, f"Machine {vm.name}")
 

@@ -13,6 +13,7 @@ from vdc.claims.batch import Batch, adopt_batch, open_batch
 from vdc.claims.persistent_disks import check_left_clean
 from vdc.errors import Invalid, InvalidState, NotFound
 from vdc.requests import TerminateRequest
+from vdc.routers import check_no_router
 from vdc.schema import Disk, Tenant, Vm, Volume
 from vdc.states import HOLDING, Desired, VmState, check_terminable
 
@@ -48,9 +49,17 @@ def _the_one(name: str, found: Sequence[Vm], tenant: str) -> Vm:
 
 
 def claim_terminate(
-    session: Session, request: TerminateRequest, *, actor: str, flow_run_id: str | None = None
+    session: Session,
+    request: TerminateRequest,
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
+    routers: bool = False,
 ) -> Batch:
-    """Open an operation on each machine and mark it as leaving. Raises Refused where one cannot be."""
+    """Open an operation on each machine and mark it as leaving. Raises Refused where one cannot be.
+
+    A router only goes where `routers` says so.
+    """
     if adopted := adopt_batch(session, "terminate", flow_run_id):
         return adopted
     if not request.vms:
@@ -58,6 +67,8 @@ def claim_terminate(
     vms = list({vm.id: vm for vm in find_vms(session, request.vms, request.tenant)}.values())
     for vm in vms:
         check_terminable(vm.name, VmState(vm.state))
+        if not routers:
+            check_no_router(session, vm, "terminated")
         if vm.protected:
             raise InvalidState(
                 f"Machine {vm.name} is protected against deletion: `vdc vm unprotect {vm.name}` first."

@@ -365,6 +365,7 @@ def upgrade() -> None:
         sa.Column("first_address", sa.String(length=39), nullable=False),
         sa.Column("last_address", sa.String(length=39), nullable=False),
         sa.Column("dns", sa.JSON(), nullable=False),
+        sa.Column("public", sa.Boolean(), nullable=False),
         sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_vnets_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vnets")),
@@ -577,6 +578,39 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_security_group_members_group_id"), ["group_id"], unique=False)
 
     op.create_table(
+        "routers",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("tenant_id", sa.String(length=36), nullable=False),
+        sa.Column("vnet_id", sa.String(length=36), nullable=False),
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("told", sa.String(length=16), nullable=False),
+        sa.Column("created_at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_routers_tenant_id")),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_routers_vm_id")),
+        sa.ForeignKeyConstraint(["vnet_id"], ["vnets.id"], name=op.f("fk_routers_vnet_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_routers")),
+        sa.UniqueConstraint("vm_id", name=op.f("uq_routers_vm_id")),
+        sa.UniqueConstraint("vnet_id", name=op.f("uq_routers_vnet_id")),
+    )
+    op.create_table(
+        "port_forwards",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("router_id", sa.String(length=36), nullable=False),
+        sa.Column("protocol", sa.String(length=3), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=False),
+        sa.Column("vm_id", sa.String(length=36), nullable=False),
+        sa.Column("to_port", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["router_id"], ["routers.id"], name=op.f("fk_port_forwards_router_id")),
+        sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_port_forwards_vm_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_port_forwards")),
+        sa.UniqueConstraint(
+            "router_id", "protocol", "port", name=op.f("uq_port_forwards_router_id_protocol_port")
+        ),
+    )
+    with op.batch_alter_table("port_forwards", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_port_forwards_vm_id"), ["vm_id"], unique=False)
+
+    op.create_table(
         "samples",
         sa.Column("vm_id", sa.String(length=36), nullable=False),
         sa.Column("at", vdc.schema.UtcDateTime(timezone=True), nullable=False),
@@ -667,6 +701,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_samples_at"))
 
     op.drop_table("samples")
+    with op.batch_alter_table("port_forwards", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_port_forwards_vm_id"))
+
+    op.drop_table("port_forwards")
+    op.drop_table("routers")
     with op.batch_alter_table("security_group_members", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_security_group_members_group_id"))
 

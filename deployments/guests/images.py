@@ -1,7 +1,7 @@
-"""The guest image `tiny`: a machine of 96 MiB that boots in seconds and says who it is.
+"""Guest images: `tiny`, a machine of 96 MiB that boots in seconds and says who it is, and `router`.
 
-docs/guest.md tells what is in it. Built from Debian packages into $XDG_CACHE_HOME/vdc/guests, once for each
-recipe: the scripts, this code, and the versions of the packages.
+docs/guest.md and docs/routers.md tell what is in them. Built from Debian packages into
+$XDG_CACHE_HOME/vdc/guests, once for each recipe: the scripts, this code, and the versions of the packages.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployments.guests import disk, initramfs
+from deployments.guests import disk, initramfs, packages
 from deployments.guests import kernel as kernels
+from deployments.guests.recipes import HERE, RECIPES, Recipe
 from deployments.programs import require_programs, run
 from vdc.errors import DriverFailure, Invalid, Refused
 
-KERNELS = ("debian", "tiny")
 PROGRAMS = {
     **disk.PROGRAMS,
     "apt-get": "apt",
@@ -41,47 +41,50 @@ def cache_directory() -> Path:
     return Path(base) / "vdc" / "guests"
 
 
-def ensure_tiny(kernel: str = "debian", log: Callable[[str], None] = _to_stderr) -> Path:
-    """Path of the qcow2 image, built if this recipe was not built before (about 10 s).
+def ensure_image(name: str = "tiny", kernel: str = "debian", log: Callable[[str], None] = _to_stderr) -> Path:
+    """Path of the qcow2 image, built if this recipe was not built before (10 to 20 s).
 
     `kernel` is `debian` (the cloud kernel as it is) or `tiny` (built from Debian's source: 7 to 15
     minutes once, then faster and smaller guests). Raises Refused naming missing packages, DriverFailure if a
     step fails. Another process that builds the same is waited for.
     """
-    if kernel not in KERNELS:
-        raise Invalid(f"A kernel is one of {', '.join(KERNELS)}, not {kernel!r}.")
+    recipe = RECIPES[name]
+    if kernel not in recipe.kernels:
+        raise Invalid(f"A kernel of {name} is one of {', '.join(recipe.kernels)}, not {kernel!r}.")
     require_programs(PROGRAMS, "Building the guest image")
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    image = cache / f"tiny-{kernel}-{_recipe(kernel)}.qcow2"
+    fetched = packages.candidates(*recipe.fetched) if recipe.fetched else {}
+    image = cache / f"{name}-{kernel}-{_key(recipe, kernel, fetched)}.qcow2"
     if image.exists():
         return image
     with (
-        _locked(cache / f".lock-{kernel}"),
+        _locked(cache / f".lock-{name}-{kernel}"),
         tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as made,
     ):
         if image.exists():
             return image
         scratch = Path(made)
-        provided = kernels.provide(kernel, scratch, cache, log)
-        log("tiny image: root file system")
-        initramfs.build(provided, scratch, scratch / "initrd")
-        log("tiny image: disk")
+        provided = kernels.provide(kernel, initramfs.modules_of(recipe), scratch, cache, log)
+        if fetched:
+            packages.unpack(fetched, scratch, scratch / "fetched", log)
+        log("guest image: root file system")
+        initramfs.build(recipe, provided, scratch / "fetched", scratch, scratch / "initrd")
+        log("guest image: disk")
         disk.build(provided, scratch / "initrd", scratch, scratch / "image.qcow2")
         (scratch / "image.qcow2").replace(image)
-        log(f"tiny image: {image}")
+        log(f"guest image: {image}")
     return image
 
 
-def _recipe(kernel: str) -> str:
+def _key(recipe: Recipe, kernel: str, fetched: Mapping[str, str]) -> str:
     """Hash of all that decides what the image holds."""
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for file in sorted(
-        [*here.glob("*.py"), *(path for path in initramfs.SCRIPTS.iterdir() if path.is_file())]
-    ):
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    for line in (*_package_versions([*initramfs.PACKAGES, *disk.PACKAGES]), kernels.version(kernel)):
+    for file in sorted([*HERE.glob("*.py"), *(HERE / script for script in recipe.scripts)]):
+        digest.update(f"{file.relative_to(HERE)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    installed = _package_versions([*initramfs.PACKAGES, *recipe.installed, *disk.PACKAGES])
+    unpacked = [f"{name}={version}" for name, version in fetched.items()]
+    for line in (*installed, *unpacked, kernels.version(kernel)):
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:12]
 
