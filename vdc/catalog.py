@@ -18,6 +18,7 @@ from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.claims.images import named
 from vdc.errors import Conflict, Invalid, InvalidState
+from vdc.model import segment
 from vdc.months import check_time_zone
 from vdc.names import find, require_new
 from vdc.operations import Opening
@@ -115,9 +116,9 @@ def create_vnet(
         raise Invalid(f"Network {name} on {uri} takes no VLAN id.")
     if vlan_id is not None and not 1 <= vlan_id <= 4094:
         raise Invalid(f"VLAN {vlan_id} is refused: IEEE 802.1Q has 1 to 4094.")
-    query = select(Vnet.name).where(Vnet.uri == uri)
-    query = query.where(Vnet.vlan_id.is_(None) if vlan_id is None else Vnet.vlan_id == vlan_id)
-    taken = session.scalars(query).first()
+    same_id = Vnet.vlan_id.is_(None) if vlan_id is None else Vnet.vlan_id == vlan_id
+    others = session.execute(select(Vnet.name, Vnet.uri).where(same_id))
+    taken = next((other for other, its in others if segment(its) == segment(uri)), None)
     if taken is not None:
         which = uri if vlan_id is None else f"VLAN {vlan_id} on {uri}"
         raise Conflict(f"{which} is in use by network {taken}.")

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from urllib.parse import urlsplit, urlunsplit
 
 
 def domain_name(vm_id: str) -> str:
@@ -145,6 +146,17 @@ class ImageSeen:
     size_bytes: int
     sha256: str
     """Hex."""
+
+
+QINQ = "qinq"
+"""Option of a network's URI: guests may send VLAN tags of their own, and the network's goes around them."""
+
+
+def segment(uri: str) -> str:
+    """What VLAN ids are counted on: the uplink that `uri` names, however its ports are."""
+    parts = urlsplit(uri)
+    options = [part for part in parts.query.split("&") if part.partition("=")[0] != QINQ]
+    return urlunsplit(parts._replace(query="&".join(options)))
 
 
 @dataclass(frozen=True, slots=True)

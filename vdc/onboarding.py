@@ -22,6 +22,7 @@ from vdc.claims.deploy import check_sizes, check_usable, claim_deploy
 from vdc.claims.routers import claim_create
 from vdc.context import read_context
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
+from vdc.model import segment
 from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.onboarding_router import forwards_to_change, router_to_make
@@ -392,7 +393,8 @@ def _free_vlan(session: Session, uplink: str, vlans: str) -> int:
         raise Invalid(f"The setting tenant_vlans {vlans!r} is no range: give first-last.") from error
     if not 1 <= first <= last <= 4094:
         raise Invalid(f"The setting tenant_vlans {vlans!r} is no range within 1 to 4094.")
-    taken = set(session.scalars(select(Vnet.vlan_id).where(Vnet.uri == uplink)))
+    vnets = session.execute(select(Vnet.vlan_id, Vnet.uri))
+    taken = {vlan_id for vlan_id, uri in vnets if segment(uri) == segment(uplink)}
     free = next((v for v in range(first, last + 1) if v not in taken), None)
     if free is None:
         raise NoCapacity(f"The site's VLAN range {vlans} on {uplink} is exhausted: widen tenant_vlans.")

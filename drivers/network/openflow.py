@@ -9,6 +9,10 @@ zone for each VLAN::
     table 20  to whom it goes: a card here, the other hosts, everybody
     table 30  may the (filtered) card get it
 
+Register 0 has the VLAN, register 1 whether its tag is one of 802.1ad. Where guests may send tags of their
+own (`vdc.model.QINQ`), these stay inside; what is in such a frame is not looked at, beyond its MAC, and a
+filtered card has no part in it.
+
 All MACs on this host are known, so nothing but what is for everybody is flooded; ports of filtered cards are
 left out of that (`no-flood`), and are asked by ARP each on its own.
 
@@ -24,7 +28,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from drivers.network.switch import mac_of, ours
+from drivers.network.switch import mac_of, ours, outer_tag
 from vdc.model import NicSpec, Rule
 
 _DEVICE_SHIFT = 20
@@ -34,23 +38,30 @@ _ZONE = "zone=NXM_NX_REG0[0..15]"
 _SENDS, _GOES, _GETS = 10, 20, 30
 _TAGGED, _UNTAGGED = "vlan_tci=0x1000/0x1000", "vlan_tci=0/0x1000"
 _GROUP = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
+_Q, _AD = "0x8100", "0x88a8"
 _KEEP_VLAN = "move:NXM_OF_VLAN_TCI[0..11]->NXM_NX_REG0[0..11]"
 
 
 def uplink_flows(port: str) -> list[str]:
-    """What comes from the other hosts, and goes to them. Register 0 has the VLAN.
+    """What comes from the other hosts, and goes to them.
 
     The tag stays on what is for everybody, as the switch itself (NORMAL) goes by it.
     """
-    tagged = f"push_vlan:0x8100,move:NXM_NX_REG0[0..11]->NXM_OF_VLAN_TCI[0..11],output:{port}"
+    tagged, ad = f"{_tag(_Q)},output:{port}", f"{_tag(_AD)},output:{port}"
     return [
         f"table=0,priority=11,in_port={port},{_TAGGED},{_GROUP},actions={_KEEP_VLAN},resubmit(,{_GOES})",
         f"table=0,priority=10,in_port={port},{_TAGGED},actions={_KEEP_VLAN},pop_vlan,resubmit(,{_GOES})",
         f"table={_GOES},priority=50,{_GROUP},actions=NORMAL",
         f"table={_GOES},priority=20,in_port={port},actions=drop",
+        f"table={_GOES},priority=13,reg1=1,ip,ct_state=+trk+new,actions=ct(commit,{_ZONE}),{ad}",
+        f"table={_GOES},priority=12,reg1=1,actions={ad}",
         f"table={_GOES},priority=11,ip,ct_state=+trk+new,actions=ct(commit,{_ZONE}),{tagged}",
         f"table={_GOES},priority=10,actions={tagged}",
     ]
+
+
+def _tag(kind: str) -> str:
+    return f"push_vlan:{kind},move:NXM_NX_REG0[0..11]->NXM_OF_VLAN_TCI[0..11]"
 
 
 def _flows(nic: NicSpec) -> list[str]:
@@ -63,7 +74,9 @@ def _flows(nic: NicSpec) -> list[str]:
 def _sends(nic: NicSpec, vlan_id: int) -> Iterator[str]:
     mac, address, port = mac_of(nic), nic.address, ours(nic.device)
     own = f"table=0,priority=100,in_port={port},vlan_tci=0,dl_src={mac}"
-    goes = f"actions=load:{vlan_id}->NXM_NX_REG0[],resubmit(,{_GOES})"
+    around = outer_tag(nic.vnet.uri)
+    ad = "load:1->NXM_NX_REG1[]," if around == "802.1ad" else ""
+    goes = f"actions=load:{vlan_id}->NXM_NX_REG0[],{ad}resubmit(,{_GOES})"
     asks = goes if nic.rules is None else goes.replace(f",{_GOES})", f",{_SENDS})")
     yield f"{own},arp,arp_sha={mac},arp_spa={address},{goes}"
     # Whether an address is free is asked without one (RFC 5227).
@@ -78,6 +91,11 @@ def _sends(nic: NicSpec, vlan_id: int) -> Iterator[str]:
     # QEMU says so where a machine has come to that migrated.
     yield f"{own},dl_type=0x8035,{goes}"
     if nic.rules is None:
+        if around:
+            own = f"in_port={port},{_TAGGED},dl_src={mac}"
+            # Not looked for in table 20: what is asked for by ARP inside of a tag is another's address.
+            yield f"table=0,priority=101,{own},{_GROUP},actions=NORMAL"
+            yield f"table=0,priority=100,{own},{goes}"
         return
     of = f"table={_SENDS},in_port={port},ip"
     yield f"{of},priority=100,ct_state=-trk,actions=ct({_ZONE},table={_SENDS})"
@@ -98,6 +116,7 @@ def _gets(nic: NicSpec, vlan_id: int) -> Iterator[str]:
         yield f"table={_GOES},priority=101,{to},ip,ct_state=+trk+new,actions=ct(commit,{_ZONE}),{out}"
         yield f"table={_GOES},priority=100,{to},actions={out}"
         return
+    yield f"table={_GOES},priority=102,{to},{_TAGGED},actions=drop"
     yield f"table={_GOES},priority=100,{to},ip,ct_state=-trk,actions=ct({_ZONE},table={_GETS})"
     yield f"table={_GOES},priority=99,{to},ip,actions=resubmit(,{_GETS})"
     yield f"table={_GOES},priority=99,{to},arp,actions={out}"
@@ -105,7 +124,11 @@ def _gets(nic: NicSpec, vlan_id: int) -> Iterator[str]:
     asked = f"reg0={vlan_id},dl_dst={_BROADCAST},arp,arp_tpa={nic.address}"
     yield f"table={_GOES},priority=91,in_port={port},{asked},actions=NORMAL"
     yield f"table={_GOES},priority=90,{asked},{_UNTAGGED},actions={out}"
-    yield f"table={_GOES},priority=90,{asked},{_TAGGED},actions=pop_vlan,{out}"
+    yield f"table={_GOES},priority=90,{asked},{_TAGGED},actions=pop_vlan,resubmit(,{_GETS})"
+    yield f"table={_GETS},priority=101,{asked},{_UNTAGGED},actions={out}"
+    if around := outer_tag(nic.vnet.uri):
+        back = _tag(_AD if around == "802.1ad" else _Q)
+        yield f"table={_GETS},priority=100,{asked},{_TAGGED},actions={back},NORMAL"
     for state in ("+est", "+rel"):
         yield f"table={_GETS},priority=90,{to},ip,ct_state=+trk{state}-inv,actions={out}"
     for match in _matches(nic.rules, "in", "nw_src"):

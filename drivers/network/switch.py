@@ -7,11 +7,11 @@ there before a guest is, wherever that is started, plugged in or migrated to; li
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from urllib.parse import urlsplit
+from collections.abc import Collection, Iterable
+from urllib.parse import parse_qsl, urlsplit
 
 from vdc.errors import Invalid
-from vdc.model import NicSpec
+from vdc.model import QINQ, NicSpec
 
 _BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _OURS = re.compile(r"vd[0-9a-f]{10}-[0-9]")
@@ -52,12 +52,28 @@ remove_taps() {
 """Shell function; prints those that it removed."""
 
 
-def bridge_of(uri: str) -> str:
-    """The bridge in a network's URI, such as `vlan://ovsbr0`. Raises Invalid."""
+def bridge_of(uri: str, options: Collection[str] = ()) -> str:
+    """The bridge in a network's URI, such as `vlan://ovsbr0`. Raises Invalid, also for other options."""
     parts = urlsplit(uri)
     if not _BRIDGE.fullmatch(parts.netloc) or parts.path.strip("/"):
         raise Invalid(f"Network URI {uri!r} should name a bridge: {parts.scheme or 'vlan'}://br0.")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in options:
+            raise Invalid(f"Network URI {uri!r} has {name}={value}, which {parts.scheme}:// does not know.")
     return parts.netloc
+
+
+def outer_tag(uri: str) -> str:
+    """The kind of the tag around those of the guests: `802.1ad`, `802.1q`, or `` (guests send none).
+
+    Raises Invalid for another one.
+    """
+    asked = [value for name, value in parse_qsl(urlsplit(uri).query, keep_blank_values=True) if name == QINQ]
+    if not asked:
+        return ""
+    if asked not in (["802.1ad"], ["802.1q"]):
+        raise Invalid(f"Network URI {uri!r}: {QINQ} should be 802.1ad or 802.1q.")
+    return asked[0]
 
 
 def is_ours(device: str) -> bool:

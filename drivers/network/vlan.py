@@ -6,6 +6,8 @@ may carry the host's own address, forwards as it did::
 
     guest -- vd0123456789-0 (tag 100) -- vdc-ovsbr0 == ovsbr0 -- the other hosts
                                            flows      as it is
+
+`vlan://ovsbr0?qinq=802.1ad` (or `802.1q`): guests may send VLAN tags of their own, inside of the network's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from drivers.contract import Access, NetworkCapabilities
 from drivers.network import openflow, switch
 from drivers.ssh import Ssh
 from vdc.errors import DriverFailure, Invalid
-from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
+from vdc.model import QINQ, Attachment, HostRef, NicSpec, VnetSpec
 
 TRUST_S = 30.0
 """How long a bridge that was seen with its uplink is taken to be so."""
@@ -27,7 +29,7 @@ NO_UPLINK = "no uplink"
 
 _ENSURE = """
 set -eu
-bridge=$1 inner=$2 inside=$3 outside=$4
+bridge=$1 inner=$2 inside=$3 outside=$4 tags=$5
 ports=$(ovs-vsctl --timeout=10 list-ports "$bridge")
 others=$(printf '%s\\n' "$ports" | grep -vx -e '' -e "$outside" -e 'vd[0-9a-f]\\{10\\}-[0-9]') || {
   echo "no uplink"; exit 0
@@ -39,13 +41,20 @@ ovs-vsctl --timeout=10 -- --may-exist add-br "$inner" \
   -- --may-exist add-port "$inner" "$inside" -- set Interface "$inside" type=patch options:peer="$outside" \
   -- --may-exist add-port "$bridge" "$outside" -- set Interface "$outside" type=patch options:peer="$inside"
 ovs-ofctl --bundle add-flows "$inner" -
+limit=$(ovs-vsctl --timeout=10 --if-exists get Open_vSwitch . other_config:vlan-limit | tr -d '"')
+# 0: as many as it can.
+if [ "$tags" = 2 ] && [ "${limit:-1}" = 1 ]; then
+  ovs-vsctl --timeout=10 set Open_vSwitch . other_config:vlan-limit=2
+  before=''
+fi
 printf '%s\\n' "$before" | grep -qx "$inner" || echo made
 """
 
 _SEEN = """
-# What there is: "COUNT COOKIE DEVICE" of flows, "DEVICE,TAG" of ports.
+# What there is: "COUNT COOKIE DEVICE" of flows, "DEVICE,TAG,MODE,OPTIONS" of ports.
 seen() {
-  ovs-vsctl --timeout=10 --format=csv --data=bare --no-headings --columns=name,tag list Port
+  ovs-vsctl --timeout=10 --format=csv --data=bare --no-headings \
+    --columns=name,tag,vlan_mode,other_config list Port
   ovs-ofctl --names --no-stats dump-flows "$inner" | sed -n \
     -e 's/^ *cookie=\\(0x[0-9a-f]*\\),/\\1 /' -e tours -e d -e :ours \
     -e 's/ .*\\(in_port=\\|output:\\)"\\{0,1\\}\\(vd[0-9a-f]*-[0-9]\\).*/ \\2/p' -e t \
@@ -115,8 +124,10 @@ class VlanNetwork:
 
     capabilities = NetworkCapabilities(isolated=True, vlan=True, filtering=True)
 
-    def __init__(self, bridge: str, ssh: Ssh) -> None:
+    def __init__(self, bridge: str, ssh: Ssh, tags: int = 1) -> None:
+        """`tags`: how many VLAN tags a frame on the uplink may have."""
         self._bridge = bridge
+        self._tags = tags
         self._ssh = ssh
         self._seen_at = -TRUST_S
         digest = hashlib.sha256(bridge.encode()).hexdigest()
@@ -129,7 +140,7 @@ class VlanNetwork:
             return False
         told = self._run(
             _ENSURE,
-            [self._bridge, self._inner, self._inside, self._outside],
+            [self._bridge, self._inner, self._inside, self._outside, str(self._tags)],
             f"looking for the uplink of Open vSwitch bridge {self._bridge}",
             stdin=self._uplink,
         )
@@ -155,6 +166,10 @@ class VlanNetwork:
         for nic in nics:
             port, tag = switch.ours(nic.device), f"tag={_tag(nic.vnet)}"
             argv += ["--", "--may-exist", "add-port", self._inner, port, "--", "set", "Port", port, tag]
+            if around := switch.outer_tag(nic.vnet.uri):
+                argv += ["vlan_mode=dot1q-tunnel", f"other_config:qinq-ethtype={around}"]
+            else:
+                argv += ["vlan_mode=[]", "--", "remove", "Port", port, "other_config", "qinq-ethtype"]
         told = self._run(
             _MAKE,
             [
@@ -205,7 +220,13 @@ class VlanNetwork:
 
 def _wanted(nics: Sequence[NicSpec]) -> list[str]:
     """What `seen` prints of cards that are as they should be."""
-    return [line for nic in nics for line in (f"{nic.device},{_tag(nic.vnet)}", *openflow.present(nic))]
+    return [line for nic in nics for line in (_port(nic), *openflow.present(nic))]
+
+
+def _port(nic: NicSpec) -> str:
+    around = switch.outer_tag(nic.vnet.uri)
+    mode = f"dot1q-tunnel,qinq-ethtype={around}" if around else ","
+    return f"{nic.device},{_tag(nic.vnet)},{mode}"
 
 
 def _tag(vnet: VnetSpec) -> int:
@@ -216,9 +237,14 @@ def _tag(vnet: VnetSpec) -> int:
 
 def network_capabilities(uri: str) -> NetworkCapabilities:
     """Raises Invalid where `uri` names no bridge."""
-    switch.bridge_of(uri)
+    _parsed(uri)
     return VlanNetwork.capabilities
 
 
 def network(uri: str, host: HostRef, access: Access) -> VlanNetwork:
-    return VlanNetwork(switch.bridge_of(uri), ssh_module.connection(host, access))
+    bridge, tags = _parsed(uri)
+    return VlanNetwork(bridge, ssh_module.connection(host, access), tags)
+
+
+def _parsed(uri: str) -> tuple[str, int]:
+    return switch.bridge_of(uri, {QINQ}), 2 if switch.outer_tag(uri) else 1

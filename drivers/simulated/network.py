@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from drivers.contract import Access, NetworkCapabilities
-from drivers.network.switch import is_ours, ours
+from drivers.network.switch import is_ours, ours, outer_tag
 from drivers.simulated.store import Call, datacenter, parse_uri
 from vdc.errors import Invalid, Unsupported
 from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
@@ -15,10 +15,13 @@ from vdc.model import Attachment, HostRef, NicSpec, VnetSpec
 def network_capabilities(uri: str) -> NetworkCapabilities:
     """Raises Invalid where the datacenter has no such switch."""
     path, switch = parse_uri(uri, "switch")
+    tags = outer_tag(uri)
     with datacenter(path).transaction() as db:
         row = db.execute("SELECT vlan FROM switches WHERE name = ?", (switch,)).fetchone()
     if row is None:
         raise Invalid(f"There is no switch {switch!r} in {path}.")
+    if tags and not row[0]:
+        raise Invalid(f"Network URI {uri!r}: switch {switch!r} carries no VLAN, so that no tag goes around.")
     return NetworkCapabilities(isolated=bool(row[0]), vlan=bool(row[0]), filtering=bool(row[0]))
 
 
@@ -79,7 +82,8 @@ class SimulatedNetwork:
         return [nic.device for nic in nics if seen.get(nic.device) != self._rules(nic)]
 
     def _rules(self, nic: NicSpec) -> str:
-        return f"{self._vlan_id(nic.vnet) or 0} {nic.mac} {nic.address} {nic.rules or ''}"
+        tag = f"{self._vlan_id(nic.vnet) or 0}{outer_tag(nic.vnet.uri)}"
+        return f"{tag} {nic.mac} {nic.address} {nic.rules or ''}"
 
     def _vlan_id(self, vnet: VnetSpec) -> int | None:
         if self.capabilities.vlan and (vnet.vlan_id is None or not 1 <= vnet.vlan_id <= 4094):

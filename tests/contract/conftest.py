@@ -33,8 +33,12 @@ LOCAL_DATASTORES = DATASTORES[-2:]
 NETWORKS = [
     _simulated("simulated-vlan"),
     _simulated("simulated-bridge", vlan=False),
-    _lab("vlan", network="vlan"),
-    _lab("bridge", network="bridge"),
+    _lab("vlan", network="vlan://{}"),
+    _lab("bridge", network="bridge://{}"),
+]
+TAGGED_NETWORKS = [
+    _simulated("simulated-qinq", network_options="&qinq=802.1ad"),
+    _lab("qinq", network="vlan://{}?qinq=802.1ad"),
 ]
 
 
@@ -69,6 +73,12 @@ def local_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Benc
     yield from _bench(request, tmp_path)
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=TAGGED_NETWORKS)
+def tagged_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """With a network whose guests send VLAN tags of their own."""
+    yield from _bench(request, tmp_path)
+
+
+@pytest.fixture(params=[*NETWORKS, *TAGGED_NETWORKS])
 def network_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield from _bench(request, tmp_path)

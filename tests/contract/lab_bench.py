@@ -45,11 +45,11 @@ class LabBench(Bench):
             self._directories = [lab.lab.home / "lab" / lab.lab.lab_id / FILES / "local" / name]
         for made in self._directories:
             made.mkdir()
-        self._network, self._bridge = network, {"vlan": "ovsbr0", "bridge": "br0"}[network]
+        self._network, self._bridge = network, "br0" if network.startswith("bridge:") else "ovsbr0"
         # Where QEMU finds what a disk on the file server rests on.
         self._inside = ["ip", "netns", "exec", f"vdc-{lab.lab.lab_id}-{FILES}"] if datastore == "nfs" else []
         hand = self._hand("h1", self._directories[0])
-        super().__init__(lab.host("h1"), lab.access, uri, f"{network}://{self._bridge}", hand, directory)
+        super().__init__(lab.host("h1"), lab.access, uri, network.format(self._bridge), hand, directory)
 
     def second_hand(self) -> Hand:
         return self._hand("h2", self._directories[-1])
@@ -96,7 +96,7 @@ class LabHand:
         self._uri = lab.host(host).uri
         self._directory = directory
         self._network = network
-        self._openvswitch = network == "vlan"
+        self._openvswitch = not network.startswith("bridge:")
         self._bridge = bridge
         self._ports: list[str] = []
         self._domains: list[str] = []
@@ -112,7 +112,7 @@ class LabHand:
             )
         else:
             self._run("ip", "link", "add", self._loose, "type", "bridge")
-        return f"{self._network}://{self._loose}"
+        return self._network.format(self._loose)
 
     def damage(self, file: str) -> None:
         """Its first block of reference counts, found by its header (docs/interop/qcow2.txt of QEMU)."""

@@ -14,7 +14,13 @@ class SimulatedBench(Bench):
     """A bench in a file."""
 
     def __init__(
-        self, directory: Path, *, disk_format: str = "qcow2", shared: bool = True, vlan: bool = True
+        self,
+        directory: Path,
+        *,
+        disk_format: str = "qcow2",
+        shared: bool = True,
+        vlan: bool = True,
+        network_options: str = "",
     ) -> None:
         self.simulation = Simulation.create(
             directory / "dc.db",
@@ -28,7 +34,7 @@ class SimulatedBench(Bench):
             self.simulation.host("h1"),
             access,
             self.simulation.datastore_uri("store"),
-            self.simulation.network_uri("trunk0"),
+            self.simulation.network_uri("trunk0") + network_options,
             SimulatedHand(self.simulation, "" if shared else "h1"),
             directory,
         )

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from drivers import registry
 from tests.contract.bench import Bench
 from tests.contract.threads import THREADS, at_once
 from vdc.errors import DriverFailure, HostUnreachable, Invalid
+from vdc.model import segment
 
 
 @pytest.fixture
@@ -109,6 +111,21 @@ def test_ports_are_made_once_with_their_rules_and_again_where_these_were_taken_a
     assert network.read_unguarded(nics) == devices
     assert not network.ensure_ports([])
     assert network.read_unguarded([]) == []
+
+
+def test_a_port_that_lets_tags_through_is_not_taken_for_one_that_does_not(tagged_bench: Bench) -> None:
+    bench, nic = tagged_bench, tagged_bench.machine().nic
+    plain = replace(nic, vnet=replace(nic.vnet, uri=segment(nic.vnet.uri)))
+    with_tags, without = bench.drivers.network, registry.network(plain.vnet.uri, bench.host, bench.access)
+    assert bench.plug_in(nic)
+    for driver, now, was in ((without, plain, nic), (with_tags, nic, plain)):
+        assert driver.read_unguarded([now]) == [nic.device]
+        driver.ensure_network(now.vnet)
+        assert driver.ensure_ports([now])
+        assert not driver.ensure_ports([now])
+        assert driver.read_unguarded([now]) == []
+        assert driver.read_unguarded([was]) == [nic.device]
+    assert nic.device in without.read_ports()
 
 
 def test_ports_of_what_is_no_card_of_ours_are_not_made(bench: Bench) -> None:

@@ -75,6 +75,11 @@ REFUSALS: list[tuple[tuple[str, ...], str]] = [
     ((*VNET, "--vlan", "0", "--cidr", "10.2.0.0/24"), r"VLAN 0 is refused: IEEE 802.1Q has 1 to 4094"),
     ((*VNET, "--vlan", "4095", "--cidr", "10.2.0.0/24"), "VLAN 4095 is refused"),
     ((*VNET, "--vlan", "100", "--cidr", "10.2.0.0/24"), "VLAN 100 on .* is in use by network blue"),
+    (
+        (*VNET[:-1], "{trunk}&qinq=802.1ad", "--vlan", "100", "--cidr", "10.2.0.0/24"),
+        "VLAN 100 on .*qinq.* is in use by network blue",
+    ),
+    ((*VNET[:-1], "{trunk}&qinq=on", "--vlan", "7", "--cidr", "10.2.0.0/24"), "should be 802.1ad or 802.1q"),
     ((*VNET, "--cidr", "10.2.0.0/24"), "needs a VLAN id: add --vlan"),
     ((*VNET, "--vlan", "7", "--cidr", "10.2.0.5/24"), "has host bits set"),
     ((*VNET, "--vlan", "7", "--cidr", "10.2.0.0/31"), "prefix /31"),

@@ -126,6 +126,21 @@ def test_network_without_a_bridge(uri: str) -> None:
         registry.network(uri, HOST, ACCESS)
 
 
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("vlan://br0?qinq=802.1x", "should be 802.1ad or 802.1q"),
+        ("vlan://br0?qinq=802.1q&qinq=802.1ad", "should be 802.1ad or 802.1q"),
+        ("vlan://br0?tags=2", "tags=2, which vlan:// does not know"),
+        ("bridge://br0?qinq=802.1ad", "which bridge:// does not know"),
+    ],
+)
+def test_network_with_an_option_that_means_nothing(uri: str, why: str) -> None:
+    for ask in (registry.network_capabilities, lambda of: registry.network(of, HOST, ACCESS)):
+        with pytest.raises(Invalid, match=why):
+            ask(uri)
+
+
 def test_drivers_are_loaded_when_used() -> None:
     code = "import sys, drivers.registry; print({'libvirt', 'paramiko', 'lxml'} & set(sys.modules))"
 
