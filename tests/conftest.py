@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.ec2_fixture import ec2, ec2_endpoint
+from tests.flows.engine import engine
 from tests.lab_fixture import lab
 from tests.postgres import inventory_url, postgres_server, postgres_url
 from tests.prefect_fixture import prefect_client, prefect_server
@@ -14,6 +15,7 @@ from tests.prefect_fixture import prefect_client, prefect_server
 __all__ = [
     "ec2",
     "ec2_endpoint",
+    "engine",
     "inventory_url",
     "lab",
     "postgres_server",

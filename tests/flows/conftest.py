@@ -6,21 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.flows.engine import Engine, running_on
+from tests.flows.engine import Engine
 from tests.flows.processes import Processes, processes
 from tests.flows.site import Site, settings
-from vdc.settings import Settings
 
 LEASE_S = 2.0
 """Of operations in tests: what a test waits for before a silent process may be taken for dead."""
-
-
-@pytest.fixture
-def engine(prefect_client: Settings, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Who runs the flows of a test: Prefect of those that are marked `prefect`, else the simulated engine."""
-    chosen: Engine = "prefect" if request.node.get_closest_marker("prefect") else "simulated"
-    with running_on(chosen):
-        yield chosen
 
 
 @pytest.fixture

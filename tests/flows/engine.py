@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from unittest.mock import patch
 
+import pytest
+
+from vdc.settings import Settings
+
 Engine = Literal["prefect", "simulated"]
 
 _threads: ContextVar[ThreadPoolExecutor] = ContextVar("threads of the running flow")
@@ -107,3 +111,11 @@ def running_on(engine: Engine) -> Iterator[None]:
         patches.enter_context(patch.object(Task, "__call__", _run_task))
         patches.enter_context(patch.object(Task, "submit", _submit_task))
         yield
+
+
+@pytest.fixture
+def engine(prefect_client: Settings, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Who runs the flows of a test: Prefect of those that are marked `prefect`, else the simulated engine."""
+    chosen: Engine = "prefect" if request.node.get_closest_marker("prefect") else "simulated"
+    with running_on(chosen):
+        yield chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows import run
+from tests.flows.engine import Engine, running_on
 from tests.flows.site import settings
 from tests.lab_fixture import LabAccess
 from vdc import catalog, inventory
@@ -24,11 +26,16 @@ from vdc.settings import Settings
 from vdc.states import HOLDING
 
 VLAN = 300
+BOOT_SECTOR = bytes.fromhex("fa f4 eb fd").ljust(510, b"\0") + bytes.fromhex("55 aa")
+"""Interrupts off, halt, and halt again: a guest that costs nothing once it runs."""
 
 
 @dataclass(frozen=True)
 class Datacenter:
-    """The lab's hosts, enrolled, with an image, a VLAN and a template `tiny`."""
+    """The lab's hosts, enrolled, with a VLAN and two images with a template each.
+
+    `tiny` boots and answers; `still` halts in its boot sector: for tests that never look into the guest.
+    """
 
     lab: LabAccess
     url: str
@@ -96,8 +103,8 @@ def enrolled(
     file = tmp_path_factory.mktemp("enrolled") / "inventory.db"
     url = f"sqlite:///{file}"
     inventory.migrate(url)
-    with _working_on(url, lab, prefect_client):
-        _furnish(url, lab, tiny_image)
+    with _working_on(url, lab, prefect_client), running_on("simulated"):
+        _furnish(url, lab, {"tiny": tiny_image, "still": _still_image(file.parent)})
     inventory.engine(url).dispose()
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -111,7 +118,15 @@ def _working_on(url: str, lab: LabAccess, prefect: Settings) -> AbstractContextM
     return settings(**values, operation_lease_s=5)
 
 
-def _furnish(url: str, lab: LabAccess, tiny_image: Path) -> None:
+def _still_image(directory: Path) -> Path:
+    raw, image = directory / "still.raw", directory / "still.qcow2"
+    raw.write_bytes(BOOT_SECTOR)
+    os.truncate(raw, 32 * 1024 * 1024)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image], check=True, timeout=60)
+    return image
+
+
+def _furnish(url: str, lab: LabAccess, images: dict[str, Path]) -> None:
     with write_session(url) as session:
         catalog.create_datastore(
             session, "shared", "qcow2:///srv/vdc/shared", disk_format="qcow2", actor="test"
@@ -125,7 +140,8 @@ def _furnish(url: str, lab: LabAccess, tiny_image: Path) -> None:
             migration_address=host.migration_address,
             cpu_overcommit=8,
         )
-    run.import_image(file=str(tiny_image), name="tiny", datastore="shared")
+    for name, image in images.items():
+        run.import_image(file=str(image), name=name, datastore="shared")
     with write_session(url) as session:
         catalog.create_vnet(
             session,
@@ -136,9 +152,10 @@ def _furnish(url: str, lab: LabAccess, tiny_image: Path) -> None:
             cidr="10.3.0.0/24",
             actor="test",
         )
-        catalog.create_template(
-            session, "tiny", image="tiny", vcpu=1, memory_mib=64, vnets=["blue"], actor="test"
-        )
+        for name in images:
+            catalog.create_template(
+                session, name, image=name, vcpu=1, memory_mib=96, vnets=["blue"], actor="test"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +175,7 @@ def datacenter(
 
 
 @pytest.fixture
-def clean(datacenter: Datacenter) -> Iterator[Datacenter]:
+def clean(datacenter: Datacenter, engine: Engine) -> Iterator[Datacenter]:
     """The datacenter without machines, before and after."""
     datacenter.assert_agrees()
     yield datacenter

@@ -24,7 +24,7 @@ from vdc.schema import Image, Vnet, Volume
 
 __all__ = ["guest", "start"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 KILLED_TIMES = 4
 BACK = 301

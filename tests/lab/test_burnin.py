@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
 def test_forty_operations_by_three_users(clean: Datacenter, tmp_path: Path) -> None:
     from deployments.burnin import course
 
-    request = BurninRequest(template="tiny", operations=40, users=3, seed=3, max_machines=4)
+    request = BurninRequest(template="still", operations=40, users=3, seed=3, max_machines=4)
     said: list[str] = []
     report = course.run(request, tmp_path / "out", said.append)
     assert report.failed == [], report.checks

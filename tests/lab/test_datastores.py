@@ -27,7 +27,7 @@ from vdc.states import HOLDING
 
 __all__ = ["start"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SMALL_MIB = 48
 SMALL = "/srv/vdc/small"
@@ -72,7 +72,7 @@ def small(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
                 "small",
                 image="small",
                 vcpu=1,
-                memory_mib=64,
+                memory_mib=96,
                 vnets=["blue"],
                 ssh_keys=[_key(clean)],
                 actor="test",
@@ -123,7 +123,7 @@ def test_a_full_datastore_takes_no_machine_and_keeps_nothing_of_it(small: Datace
 
 
 def test_a_machine_that_fills_it_stands_still_and_goes_on_when_there_is_room(small: Datacenter) -> None:
-    run.deploy(template="small", name="thirsty", memory_mib=96)
+    run.deploy(template="small", name="thirsty")
     with read_session(small.url) as session:
         vm = session.query(Vm).filter(Vm.name == "thirsty").one()
         domain = f"vm-{vm.id}"
@@ -176,7 +176,7 @@ def own(clean: Datacenter, tiny_image: Path) -> Iterator[Datacenter]:
                 "own",
                 image="own",
                 vcpu=1,
-                memory_mib=64,
+                memory_mib=96,
                 vnets=["blue"],
                 ssh_keys=[_key(clean)],
                 actor="test",
@@ -220,7 +220,7 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     assert [line.rpartition(" ")[2] for line in copies] == ["h2."], "the import brought it to h1"
     run.terminate(*own.live())
 
-    run.deploy(template="own", name="web", memory_mib=96)
+    run.deploy(template="own", name="web")
     guest = Guest(own, "web")
     here = _where(own, "web")
     there = {"h1": "h2", "h2": "h1"}[here]

@@ -19,7 +19,7 @@ from vdc.errors import OperationFailed
 from vdc.inventory import read_session, write_session
 from vdc.schema import Vm
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 RUNNING = ("web-1", "web-2", "web-3")
 
@@ -76,8 +76,8 @@ def senders(probe: Probe) -> Iterator[set[str]]:
 def test_drained_while_in_use(clean: Datacenter) -> None:
     place = clean
     enable(place, "h2", False)
-    run.deploy(name="web", count=3, memory_mib=96)
-    run.deploy(name="off", start="stopped", memory_mib=96)
+    run.deploy(name="web", count=3)
+    run.deploy(name="off", start="stopped")
     enable(place, "h2", True)
     probe = open_probe(place.lab.lab.lab_id, VLAN, "10.3.0.250/24")
     neighbour = open_probe(place.lab.lab.lab_id, VLAN + 1, "10.3.0.250/24")
@@ -106,5 +106,5 @@ def test_drained_while_in_use(clean: Datacenter) -> None:
     assert place.domains()["h1"] == set()
     enable(place, "h1", True)
     enable(place, "h2", True)
-    run.deploy(name="new")
+    run.deploy(name="new", template="still")
     assert len(place.domains()["h1"]) == 1

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.flows import run
+from tests.flows.engine import Engine
 from tests.flows.processes import Processes, processes
 from tests.lab.datacenter import Datacenter
 from vdc.errors import Conflict, OperationFailed, Unready
 from vdc.inventory import read_session
-from vdc.schema import Vm
+from vdc.schema import Image, Vm
 from vdc.states import HOLDING
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(300)]
@@ -28,14 +29,15 @@ MADE = {"ensure network", "ensure disk", "ensure seed", "define", "start"}
 
 
 @pytest.fixture
-def start(clean: Datacenter) -> Iterator[Processes]:
+def start(clean: Datacenter, engine: Engine) -> Iterator[Processes]:
     names = ("HOME", "PREFECT_API_URL", "DATABASE_URL", "OPERATION_LEASE_S")
-    with processes({f"VDC_{name}": os.environ[f"VDC_{name}"] for name in names}) as made:
+    with processes({f"VDC_{name}": os.environ[f"VDC_{name}"] for name in names}, engine) as made:
         yield made
 
 
 def _break_image(datacenter: Datacenter) -> Callable[[], object]:
-    image = next(f for f in datacenter.store.iterdir() if f.name.startswith("image-"))
+    with read_session(datacenter.url) as session:
+        image = datacenter.store / session.query(Image.file).filter(Image.name == "tiny").scalar()
     hidden = image.with_name(f"hidden-{image.name}")
     image.rename(hidden)
     return lambda: hidden.rename(image)
@@ -128,7 +130,7 @@ def test_killed_at_random_points_reconcile_finishes(clean: Datacenter, start: Pr
 
 
 def test_a_guest_that_shuts_itself_down_is_adopted_as_stopped(clean: Datacenter) -> None:
-    run.deploy(count=1, name="web", memory_mib=96)
+    run.deploy(count=1, name="web")
     domain = next(iter(set.union(*clean.domains().values())))
     host = next(h for h, names in clean.domains().items() if domain in names)
     # ACPI reaches a guest only once it listens: press the button until it does.

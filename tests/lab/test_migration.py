@@ -26,7 +26,7 @@ def _where(clean: Datacenter, name: str) -> tuple[str, str]:
 
 
 def test_its_users_do_not_notice(clean: Datacenter) -> None:
-    run.deploy(name="web", memory_mib=96)
+    run.deploy(name="web")
     with read_session(clean.url) as session:
         address = specs.load(session.query(Vm.spec).filter(Vm.name == "web").scalar()).nics[0].address
     probe = open_probe(clean.lab.lab.lab_id, VLAN, "10.3.0.250/24")

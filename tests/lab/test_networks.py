@@ -16,6 +16,7 @@ from deployments.lab.probe import Probe, open_probe
 from drivers import registry
 from interfaces.cli.main import cli
 from tests.flows import run
+from tests.flows.engine import running_on
 from tests.flows.site import settings
 from tests.lab.datacenter import Datacenter
 from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
@@ -24,11 +25,12 @@ from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
 from vdc.schema import Host, Tenant, Vm, Vnet
 from vdc.security_groups import create_group
+from vdc.settings import Settings
 from vdc.settings import load as load_settings
 from vdc.specs import load
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 VLANS = {"red": 310, "green": 311}
 CIDR, FLAT = "10.5.0.0/24", "10.6.0.0/24"
@@ -192,6 +194,12 @@ def onboard(directory: Path, key: str, *, machines: bool) -> None:
         # This process has been told of its Prefect server before.
         patch.setattr("interfaces.cli.running.use_prefect", lambda: None)
         cli.main(command, prog_name="vdc", standalone_mode=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulated_engine(prefect_client: Settings) -> Iterator[None]:
+    with running_on("simulated"):
+        yield
 
 
 @pytest.fixture(scope="module")

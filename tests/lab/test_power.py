@@ -23,7 +23,7 @@ from vdc.inventory import read_session, write_session
 from vdc.schema import Nic, Operation, Vm
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass
@@ -89,7 +89,7 @@ def probe(clean: Datacenter) -> Probe:
 
 
 def test_the_same_boot_or_another(clean: Datacenter, probe: Probe) -> None:
-    run.deploy(name="web", memory_mib=96)
+    run.deploy(name="web")
     web = Guest(clean, probe, "web")
     first = web.boot_id()
     web.hears()

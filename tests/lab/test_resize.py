@@ -13,7 +13,7 @@ from vdc.states import VmState
 
 __all__ = ["guest"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def resize(of: Guest, **sizes: int) -> dict[str, str]:

@@ -25,7 +25,7 @@ from vdc.states import HOLDING
 
 __all__ = ["start"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SECTOR = 65000
 """Near the end of a disk of 32 MiB, where nothing of the guest's own is."""
