@@ -30,7 +30,7 @@ class LabBench(Bench):
     """A bench on the first host of a lab, in a directory of its own."""
 
     def __init__(
-        self, lab: LabAccess, directory: Path, *, datastore: str = "qcow2", network: str = "vlan"
+        self, lab: LabAccess, directory: Path, *, datastore: str = "qcow2", network: str = "vlan://{}"
     ) -> None:
         self._lab = lab
         name = f"contract-{secrets.token_hex(4)}"
