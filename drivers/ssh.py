@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -282,7 +283,9 @@ class Ssh:
                 ) from error
             finally:
                 watchdog.stop()
-                channel.close()
+                # Of a connection that has broken even this may fail, and would hide what was said of it.
+                with suppress(OSError, EOFError, paramiko.SSHException):
+                    channel.close()
         finally:
             self._slots.release()
         if watchdog.fired or status == 124:

@@ -200,6 +200,19 @@ def test_connection_that_breaks_during_a_command(server: Server, ssh: Ssh) -> No
             running.result(10)
 
 
+def test_connection_that_breaks_during_an_upload(server: Server, ssh: Ssh, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(256 * 2**20)
+
+    def kill(_done: int, _total: int) -> None:
+        for pid in server.sessions():
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(HostUnreachable, match=r"h1.*broke during copying"):
+        ssh.upload(large, ["sh", "-c", "cat > /dev/null"], progress=kill, what="copying")
+
+
 def test_many_threads_share_one_connection(server: Server, ssh: Ssh) -> None:
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda i: ssh.run(["sh", "-c", f"sleep 0.05; echo {i}"]), range(72)))
