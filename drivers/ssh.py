@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import paramiko
@@ -155,7 +155,7 @@ class Ssh:
         self, argv: Sequence[str], take: Callable[[bytes], object], *, timeout_s: float, what: str
     ) -> None:
         """Run a command and hand its standard output to `take`, piece by piece. Raises what `run` raises."""
-        self._execute(argv, lambda channel: None, timeout_s, what, take)
+        self._execute(argv, lambda channel: True, timeout_s, what, take)
 
     def upload(
         self,
@@ -185,21 +185,22 @@ class Ssh:
         standstill_s = timeout_s or self._access.call_timeout_s
         said = bytearray()
 
-        def feed(channel: paramiko.Channel) -> None:
+        def feed(channel: paramiko.Channel) -> bool:
             channel.settimeout(standstill_s)
             if on_request:
                 while not said.endswith(b"\n") and (byte := channel.recv(1)):
                     said.extend(byte)
                 if said != b"ready\n":
-                    return
+                    return False
                 said.clear()
             done = 0
             while chunk := file.read(_CHUNK):
                 if not _send(channel, chunk):
-                    return
+                    return False
                 done += len(chunk)
                 if progress:
                     progress(done, total)
+            return True
 
         with file:
             output = self._execute(argv, feed, standstill_s + total / SLOWEST_UPLOAD, what or argv[0])
@@ -250,12 +251,12 @@ class Ssh:
     def _execute(
         self,
         argv: Sequence[str],
-        feed: Callable[[paramiko.Channel], object],
+        feed: Callable[[paramiko.Channel], bool],
         timeout_s: float,
         what: str,
         take: Callable[[bytes], object] | None = None,
     ) -> bytes:
-        """Returns the standard output, unless it went to `take`."""
+        """Returns the standard output, unless it went to `take`. `feed`: whether the command reads on."""
         command = shlex.join(argv)
         deadline = time.monotonic() + timeout_s
         if not self._slots.acquire(timeout=timeout_s):
@@ -270,8 +271,8 @@ class Ssh:
             try:
                 # One second of grace, so that it is the host that reports the time-out if it can.
                 channel.exec_command(f"timeout -k 2 {max(left_s - 1, 0.1):.1f} {command}")
-                feed(channel)
-                channel.shutdown_write()
+                if feed(channel):
+                    _end_input(channel)
                 output = bytearray()
                 stderr = _read(channel, take or output.extend)
                 status = channel.recv_exit_status()
@@ -442,6 +443,21 @@ def _socket(host: str, port: int, timeout_s: float) -> socket.socket:
     # Together with SSH's keepalives this notices a host that vanished without a word.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
     return sock
+
+
+def _end_input(channel: paramiko.Channel) -> None:
+    """Send the end of input, unless the channel is closed.
+
+    `channel.shutdown_write` may send it after the close that answers the command's end: OpenSSH then cuts the
+    whole connection ("ieof packet referred to nonexistent channel"), with all that others do over it. With
+    the lock held until it is sent, that close waits.
+    """
+    transport: Any = channel.get_transport()
+    guarded: Any = channel
+    with guarded.lock:
+        message = guarded._send_eof()
+        if message is not None:
+            transport._send_user_message(message)
 
 
 def _send(channel: paramiko.Channel, data: bytes) -> bool:
