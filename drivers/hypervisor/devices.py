@@ -7,10 +7,13 @@ did so or not.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 
 import libvirt
+import libvirt_qemu
 from lxml import etree
 
 from drivers.hypervisor import domain_xml
@@ -23,6 +26,8 @@ WATCH_S = 0.2
 ASK_AGAIN_S = 5.0
 """A guest that was still booting has not heard the first question."""
 TRAY_TRIES = 5
+TRAY_CLOSED = re.compile(r"Tray of (the device|device '\S*') is not open")
+"""QEMU's words at putting a disc in, and at taking one out."""
 
 _STILL_ASKED = (
     libvirt.VIR_ERR_OPERATION_TIMEOUT,
@@ -101,9 +106,21 @@ def refresh_seed(conn: libvirt.virConnect, spec: DomainSpec) -> None:
             domain.updateDeviceFlags(domain_xml.seed(spec.seed_path), flags)
             return
         except libvirt.libvirtError as error:
-            # The guest reads it, and closed the tray between libvirt's opening it and changing the disc.
-            if not tries_left or "Tray of the device is not open" not in str(error):
+            if not tries_left or not TRAY_CLOSED.search(str(error)):
                 raise
+            _open_tray(domain)
+
+
+def _open_tray(domain: libvirt.virDomain) -> None:
+    """Open the seed's drive where it is shut while libvirt holds it for open, and so does not open it.
+
+    A guest that starts resets its drives: QEMU shuts their trays at that, and tells nobody (hw/ide/core.c).
+    """
+    drive = next(d for d in _devices(domain).findall("disk") if domain_xml.is_seed(d))
+    alias = drive.find("alias").get("name")  # type: ignore[union-attr]
+    question = {"execute": "blockdev-open-tray", "arguments": {"id": alias, "force": True}}
+    answer = libvirt_qemu.qemuMonitorCommand(domain, json.dumps(question), 0)
+    log.info("The tray of %s was opened anew: %s", domain.name(), answer.strip())
 
 
 def _devices(domain: libvirt.virDomain) -> etree._Element:

@@ -17,6 +17,8 @@ _NFS = "nfs://"
 
 _OWNER = f"metadata/{{{NAMESPACE}}}vm"
 
+_SEED_DEVICE = "hda"
+
 _MACHINES = {"x86_64": "pc"}
 """By architecture. Debian's cloud kernel sees the seed's IDE drive on `pc`, on q35 it does not."""
 
@@ -171,6 +173,12 @@ def seed(path: str, *, empty: bool = False) -> str:
     return str(etree.tostring(element, encoding="unicode"))
 
 
+def is_seed(disk: etree._Element) -> bool:
+    """Whether a domain's `disk` is the drive with the seed."""
+    target = disk.find("target")
+    return target is not None and target.get("dev") == _SEED_DEVICE
+
+
 def _controller(arch: str) -> etree._Element:
     element = _element("controller", type="scsi", index="0", model="virtio-scsi")
     if arch in _MACHINES:
@@ -241,7 +249,7 @@ def _seed(path: str) -> etree._Element:
         "disk",
         _element("driver", name="qemu", type="raw"),
         _source(path),
-        _element("target", dev="hda", bus="ide"),
+        _element("target", dev=_SEED_DEVICE, bus="ide"),
         _element("readonly"),
         type=_kind(path),
         device="cdrom",

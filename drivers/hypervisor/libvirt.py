@@ -372,18 +372,21 @@ class LibvirtHypervisor:
         failures: list[libvirt.libvirtError] = []
         # A connection of its own: until the call returns, others on the same one would wait (measured).
         conn = self._take_connection()
+        aborted = False
 
         def run() -> None:
             try:
-                migration.start(conn.lookupByName(name), uri, destination, tuning, copy)
-            except libvirt.libvirtError as error:
-                failures.append(error)
+                for tries_left in reversed(range(migration.TRIES)):
+                    try:
+                        return migration.start(conn.lookupByName(name), uri, destination, tuning, copy)
+                    except libvirt.libvirtError as error:
+                        if aborted or not tries_left or not migration.hides_what_the_peer_said(error, conn):
+                            return failures.append(error)
             finally:
                 self._idle.append(conn)
 
         thread = threading.Thread(target=run, name=what, daemon=True)
         thread.start()
-        aborted = False
         while True:
             thread.join(WATCH_S)
             if not thread.is_alive():
