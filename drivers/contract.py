@@ -83,6 +83,8 @@ class NetworkCapabilities:
     """A virtual network of this driver needs a VLAN id."""
     filtering: bool = False
     """It follows connections: cards may have the rules of security groups."""
+    peers: bool = False
+    """It carries frames to the other hosts by itself, and has to be told where these are: `ensure_peers`."""
 
 
 class Console(Protocol):
@@ -357,6 +359,16 @@ class Network(Protocol):
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
         """Remove ports that no domain uses any more, and their rules."""
+
+    def ensure_peers(self, peers: Sequence[str]) -> bool:
+        """Let all networks here reach the hosts at these IPv4 addresses, and no others.
+
+        The host keeps them: a network that it carries later reaches the same. There is nothing to do
+        where the driver needs no `peers`.
+        """
+
+    def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
+        """Addresses that are missing, or too many, for `ensure_peers` of these to have been the last."""
 
 
 class Cloud(Protocol):

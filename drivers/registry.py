@@ -38,6 +38,7 @@ DATASTORES: Mapping[str, str] = {
 NETWORKS: Mapping[str, str] = {
     "vlan": "drivers.network.vlan:network",
     "bridge": "drivers.network.bridge:network",
+    "vxlan": "drivers.network.vxlan:network",
     "simulated": "drivers.simulated:network",
 }
 

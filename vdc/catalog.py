@@ -18,13 +18,13 @@ from vdc.addresses import pool
 from vdc.claims.deploy import check_sizes, check_usable
 from vdc.claims.images import named
 from vdc.errors import Conflict, Invalid, InvalidState
-from vdc.model import segment
 from vdc.months import check_time_zone
 from vdc.names import find, require_new
 from vdc.operations import Opening
 from vdc.schema import Base, Datastore, Image, PlacementGroup, Template, Tenant, Vm, Vnet, new_id
 from vdc.ssh_keys import check_ssh_key
 from vdc.states import HOLDING
+from vdc.vxlan import wire
 
 
 def _add(session: Session, kind: str, name: str, row: Base, spec: dict[str, Any], actor: str) -> None:
@@ -116,9 +116,8 @@ def create_vnet(
         raise Invalid(f"Network {name} on {uri} takes no VLAN id.")
     if vlan_id is not None and not 1 <= vlan_id <= 4094:
         raise Invalid(f"VLAN {vlan_id} is refused: IEEE 802.1Q has 1 to 4094.")
-    same_id = Vnet.vlan_id.is_(None) if vlan_id is None else Vnet.vlan_id == vlan_id
-    others = session.execute(select(Vnet.name, Vnet.uri).where(same_id))
-    taken = next((other for other, its in others if segment(its) == segment(uri)), None)
+    others = session.execute(select(Vnet.name, Vnet.uri, Vnet.vlan_id))
+    taken = next((other for other, its, of in others if wire(its, of) == wire(uri, vlan_id)), None)
     if taken is not None:
         which = uri if vlan_id is None else f"VLAN {vlan_id} on {uri}"
         raise Conflict(f"{which} is in use by network {taken}.")

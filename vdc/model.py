@@ -86,6 +86,13 @@ class HostRef:
     migration_address: str = ""
     """Where other hosts reach this one; empty: the same as in `uri`."""
 
+    @property
+    def peer_address(self) -> str:
+        """The name or address at which other hosts reach this one; a simulated one has its name."""
+        given = self.migration_address
+        named = urlsplit(given).hostname if "://" in given else given
+        return named or urlsplit(self.uri).hostname or self.name
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:

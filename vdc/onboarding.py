@@ -22,7 +22,6 @@ from vdc.claims.deploy import check_sizes, check_usable, claim_deploy
 from vdc.claims.routers import claim_create
 from vdc.context import read_context
 from vdc.errors import Conflict, Invalid, NoCapacity, QuotaExceeded
-from vdc.model import segment
 from vdc.months import check_time_zone
 from vdc.names import check_name, find
 from vdc.onboarding_router import forwards_to_change, router_to_make
@@ -34,6 +33,7 @@ from vdc.schema import Image, Nic, SecurityGroup, Template, Tenant, User, Vm, Vn
 from vdc.security_groups import check_peers, dumped, members_of, parse_line
 from vdc.ssh_keys import check_ssh_key
 from vdc.usage import QUOTA_WORDS, VM_WORDS, tenant_use
+from vdc.vxlan import wire
 
 
 class _Part(BaseModel):
@@ -393,9 +393,8 @@ def _free_vlan(session: Session, uplink: str, vlans: str) -> int:
         raise Invalid(f"The setting tenant_vlans {vlans!r} is no range: give first-last.") from error
     if not 1 <= first <= last <= 4094:
         raise Invalid(f"The setting tenant_vlans {vlans!r} is no range within 1 to 4094.")
-    vnets = session.execute(select(Vnet.vlan_id, Vnet.uri))
-    taken = {vlan_id for vlan_id, uri in vnets if segment(uri) == segment(uplink)}
-    free = next((v for v in range(first, last + 1) if v not in taken), None)
+    taken = {wire(uri, vlan_id) for uri, vlan_id in session.execute(select(Vnet.uri, Vnet.vlan_id))}
+    free = next((v for v in range(first, last + 1) if wire(uplink, v) not in taken), None)
     if free is None:
         raise NoCapacity(f"The site's VLAN range {vlans} on {uplink} is exhausted: widen tenant_vlans.")
     return free

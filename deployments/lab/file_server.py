@@ -61,7 +61,9 @@ def ensure_file_server(layout: Layout) -> bool:
     write_if_changed(directory / SETTINGS, _SETTINGS)
     name = layout.namespace(FILES)
     links.ensure_namespace(name)
-    links.ensure_link(links.End(name, "eth0"), links.End(layout.namespace(SWITCH), "svcfiles"), bridge="svc")
+    inner, outer = links.End(name, "eth0"), links.End(layout.namespace(SWITCH), "svcfiles")
+    links.ensure_link(inner, outer, bridge="svc")
+    links.ensure_service_mtu(inner, outer)
     links.ensure_address(name, "eth0", f"{ADDRESS}/{SERVICE_PREFIX}")
     started = place.ensure_running(layout, FILES, services())
     wait_until(

@@ -2,7 +2,7 @@
 
 ::
 
-    namespace sw      svc    service network 10.77.0.0/24: migration, host to host
+    namespace sw      svc    service network 10.77.0.0/24: migration, host to host, tunnels
                       trunk  carries the VLANs' tagged frames between the hosts' Open vSwitches
                       flat   one untagged network, for the hosts' plain bridge br0
     namespace h1      eth0 -> svc,  eth1 -> trunk,  eth2 -> flat (in br0)
@@ -22,6 +22,8 @@ from deployments.lab.processes import NAMESPACES
 from deployments.programs import run
 
 BRIDGES = ("svc", "trunk", "flat")
+SERVICE_MTU = 1600
+"""Of the service network: tunnels of networks (VXLAN) put 50 bytes around what guests send."""
 OFFLOADS = ("tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")
 """A switch in user space sees frames, not the kernel's half-done segments and checksums."""
 
@@ -48,6 +50,7 @@ def ensure_host_links(layout: Layout, host: str) -> None:
     for device, bridge in (("eth0", "svc"), ("eth1", "trunk"), ("eth2", "flat")):
         ensure_link(End(name, device), End(switch, f"{bridge}{number}"), bridge=bridge)
     ensure_bridges(name, ["br0"])
+    ensure_service_mtu(End(name, "eth0"), End(switch, f"svc{number}"))
     _ip(name, f"addr replace {service_address(host)}/{SERVICE_PREFIX} dev eth0", "link set eth2 master br0")
     disable_offloads(name, "eth1")
     disable_offloads(switch, f"trunk{number}")
@@ -112,6 +115,12 @@ def ensure_bridges(namespace: str, names: Sequence[str]) -> None:
 
 def ensure_address(namespace: str, device: str, cidr: str) -> None:
     _ip(namespace, f"addr replace {cidr} dev {device}")
+
+
+def ensure_service_mtu(inner: End, outer: End) -> None:
+    """Of both ends of a link to the service network: its bridge has the smallest of its ports."""
+    for end in (inner, outer):
+        _ip(end.namespace, f"link set {end.device} mtu {SERVICE_MTU}")
 
 
 def remove_device(end: End) -> None:

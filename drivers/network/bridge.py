@@ -116,6 +116,12 @@ class BridgeNetwork:
         what = f"removing ports from bridge {self._bridge}"
         return bool(self._ssh.run(argv, stdin=firewall.removal(devices).encode(), what=what))
 
+    def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
+        return []
+
+    def ensure_peers(self, peers: Sequence[str]) -> bool:
+        return False
+
     def _ports(self) -> list[str]:
         argv = ["sh", "-c", _PORTS, "sh", self._bridge]
         return self._ssh.run(argv, what=f"listing the ports of bridge {self._bridge}").decode().split()

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from drivers import ssh as ssh_module
 from drivers.contract import Access, NetworkCapabilities
-from drivers.network import openflow, switch
+from drivers.network import openflow, ovs, switch
 from drivers.ssh import Ssh
-from vdc.errors import DriverFailure, Invalid
+from vdc.errors import DriverFailure
 from vdc.model import QINQ, Attachment, HostRef, NicSpec, VnetSpec
 
 TRUST_S = 30.0
@@ -50,74 +50,6 @@ fi
 printf '%s\\n' "$before" | grep -qx "$inner" || echo made
 """
 
-_SEEN = """
-# What there is: "COUNT COOKIE DEVICE" of flows, "DEVICE,TAG,MODE,OPTIONS" of ports.
-seen() {
-  ovs-vsctl --timeout=10 --format=csv --data=bare --no-headings \
-    --columns=name,tag,vlan_mode,other_config list Port
-  ovs-ofctl --names --no-stats dump-flows "$inner" | sed -n \
-    -e 's/^ *cookie=\\(0x[0-9a-f]*\\),/\\1 /' -e tours -e d -e :ours \
-    -e 's/ .*\\(in_port=\\|output:\\)"\\{0,1\\}\\(vd[0-9a-f]*-[0-9]\\).*/ \\2/p' -e t \
-    -e 's/ .*/ -/p' \
-    | sort | uniq -c | sed 's/^ *//'
-}
-"""
-
-_LOOK = (
-    "set -eu\n"
-    + _SEEN
-    + """
-inner=$1
-! ovs-vsctl --timeout=10 list-br | grep -qx "$inner" || seen
-"""
-)
-
-# The port comes before its flows, as these name it: until then it passes nothing.
-_MAKE = (
-    "set -eu\n"
-    + switch.MAKE_TAPS
-    + _SEEN
-    + """
-bridge=$1 inner=$2 taps=$3 wanted=$4 open=$5 filtered=$6; shift 6
-master=''
-make_taps $taps
-if [ -z "$made" ]; then
-  now=$(seen)
-  missing=$(printf '%s\\n' "$wanted" | while read -r line; do
-    printf '%s\\n' "$now" | grep -qxF -e "$line" || echo "$line"
-  done)
-  [ -n "$missing" ] || exit 0
-fi
-ovs-vsctl --timeout=10 "$@"
-for port in $filtered; do ovs-ofctl mod-port "$inner" "$port" no-flood; done
-# What is new is so.
-[ -n "$made" ] || for port in $open; do ovs-ofctl mod-port "$inner" "$port" flood; done
-ovs-ofctl --bundle add-flows "$inner" -
-echo made
-"""
-)
-
-_REMOVE = (
-    "set -eu\n"
-    + switch.REMOVE_TAPS
-    + """
-inner=$1 devices=$2; shift 2
-# One transaction and one process: it prints the names of those that are there, and removes them.
-found=$(ovs-vsctl --timeout=10 "$@" -- list-br)
-for line in $found; do
-  [ "$line" != "$inner" ] || ovs-ofctl add-flows "$inner" -
-done
-echo "$found"
-remove_taps $devices
-"""
-)
-
-_PORTS = """
-set -eu
-ovs-vsctl --timeout=10 list-ports "$1"
-! ovs-vsctl --timeout=10 list-br | grep -qx "$2" || ovs-vsctl --timeout=10 list-ports "$2"
-"""
-
 
 class VlanNetwork:
     """The Open vSwitch bridge of one host."""
@@ -135,10 +67,11 @@ class VlanNetwork:
         self._inside, self._outside = f"up-{digest[:8]}", f"vdc-{digest[:8]}"
 
     def ensure_network(self, vnet: VnetSpec) -> bool:
-        _tag(vnet)
+        ovs.tag(vnet)
         if time.monotonic() - self._seen_at < TRUST_S:
             return False
-        told = self._run(
+        told = ovs.run(
+            self._ssh,
             _ENSURE,
             [self._bridge, self._inner, self._inside, self._outside, str(self._tags)],
             f"looking for the uplink of Open vSwitch bridge {self._bridge}",
@@ -155,84 +88,35 @@ class VlanNetwork:
         return "made" in told
 
     def attachment(self, vnet: VnetSpec, nic: NicSpec) -> Attachment:
-        _tag(vnet)
+        ovs.tag(vnet)
         # A switch in user space does not complete checksums and segments that a guest leaves to the card.
         return Attachment(device=nic.device, mac=nic.mac, offloads=False)
 
     def ensure_ports(self, nics: Sequence[NicSpec]) -> bool:
         if not nics:
             return False
-        argv: list[str] = []
-        for nic in nics:
-            port, tag = switch.ours(nic.device), f"tag={_tag(nic.vnet)}"
-            argv += ["--", "--may-exist", "add-port", self._inner, port, "--", "set", "Port", port, tag]
-            if around := switch.outer_tag(nic.vnet.uri):
-                argv += ["vlan_mode=dot1q-tunnel", f"other_config:qinq-ethtype={around}"]
-            else:
-                argv += ["vlan_mode=[]", "--", "remove", "Port", port, "other_config", "qinq-ethtype"]
-        told = self._run(
-            _MAKE,
-            [
-                self._bridge,
-                self._inner,
-                " ".join(switch.taps(nics)),
-                "\n".join(_wanted(nics)),
-                " ".join(nic.device for nic in nics if nic.rules is None),
-                " ".join(nic.device for nic in nics if nic.rules is not None),
-                *argv,
-            ],
-            f"making ports on Open vSwitch bridge {self._inner}",
-            stdin=self._uplink + openflow.replacement(nics),
-        )
-        return "made" in told
+        return ovs.make_ports(self._ssh, self._inner, nics, like=self._bridge, also=self._uplink)
 
     def read_unguarded(self, nics: Sequence[NicSpec]) -> list[str]:
         if not nics:
             return []
-        seen = set(self._run(_LOOK, [self._inner], f"reading the flows of {self._inner}"))
-        return [nic.device for nic in nics if not seen.issuperset(_wanted([nic]))]
+        return ovs.unguarded(nics, ovs.read_seen(self._ssh, self._inner))
 
     def read_ports(self) -> list[str]:
-        what = f"listing the ports of Open vSwitch bridge {self._bridge}"
-        ports = self._run(_PORTS, [self._bridge, self._inner], what)
-        return [port for port in ports if switch.is_ours(port)]
+        return ovs.read_ports(self._ssh, self._inner, self._bridge)
 
     def ensure_ports_removed(self, devices: Sequence[str]) -> bool:
-        if not devices:
-            return False
-        argv: list[str] = []
-        for port in map(switch.ours, devices):
-            argv += ["--", "--if-exists", "get", "Port", port, "name", "--", "--if-exists", "del-port", port]
-        flows = "".join(f"{openflow.removal(device)}\n" for device in devices)
-        what = f"removing ports from Open vSwitch bridge {self._inner}"
-        told = self._run(_REMOVE, [self._inner, " ".join(devices), *argv], what, stdin=flows)
-        return any(switch.is_ours(line.strip('"')) for line in told)
+        return bool(devices) and ovs.remove_ports(self._ssh, self._inner, devices)
+
+    def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
+        return []
+
+    def ensure_peers(self, peers: Sequence[str]) -> bool:
+        return False
 
     @property
     def _uplink(self) -> str:
         return "".join(f"add {flow}\n" for flow in openflow.uplink_flows(self._inside))
-
-    def _run(self, script: str, argv: Sequence[str], what: str, stdin: str = "") -> list[str]:
-        """Lines that the script prints."""
-        told = self._ssh.run(["sh", "-c", script, "sh", *argv], stdin=stdin.encode(), what=what)
-        return told.decode().splitlines()
-
-
-def _wanted(nics: Sequence[NicSpec]) -> list[str]:
-    """What `seen` prints of cards that are as they should be."""
-    return [line for nic in nics for line in (_port(nic), *openflow.present(nic))]
-
-
-def _port(nic: NicSpec) -> str:
-    around = switch.outer_tag(nic.vnet.uri)
-    mode = f"dot1q-tunnel,qinq-ethtype={around}" if around else ","
-    return f"{nic.device},{_tag(nic.vnet)},{mode}"
-
-
-def _tag(vnet: VnetSpec) -> int:
-    if vnet.vlan_id is None or not 1 <= vnet.vlan_id <= 4094:
-        raise Invalid(f"Network {vnet.name} needs a VLAN id from 1 to 4094, not {vnet.vlan_id}.")
-    return vnet.vlan_id
 
 
 def network_capabilities(uri: str) -> NetworkCapabilities:

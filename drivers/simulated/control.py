@@ -36,6 +36,8 @@ class Switch:
 
     name: str
     vlan: bool = True
+    tunnels: bool = False
+    """It has to be told where the other hosts are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ class Simulation:
                 "INSERT INTO datastores(name, shared, disk_format, capacity_mib) VALUES (?, ?, ?, ?)",
                 [(_name(s.name), s.shared, s.disk_format, s.capacity_mib) for s in datastores],
             )
-            db.executemany("INSERT INTO switches VALUES (?, ?)", [(_name(s.name), s.vlan) for s in switches])
+            rows = [(_name(s.name), s.vlan, s.tunnels) for s in switches]
+            db.executemany("INSERT INTO switches VALUES (?, ?, ?)", rows)
             _add_hosts(db, hosts)
             db.execute("COMMIT")
         finally:
@@ -307,6 +310,20 @@ class Simulation:
         with self._db.transaction() as db:
             loosened = db.execute("UPDATE ports SET rules = '' WHERE host = ? AND device = ?", (host, device))
             _must_change(loosened, f"port {device} on {host}")
+
+    def peers(self, host: str, switch: str) -> list[str]:
+        """Where a host's tunnels lead to."""
+        query = "SELECT peer FROM peers WHERE host = ? AND switch = ? ORDER BY peer"
+        with self._db.transaction() as db:
+            return [peer for (peer,) in db.execute(query, (host, switch))]
+
+    def forget_peer(self, host: str, switch: str, peer: str) -> None:
+        """Somebody cuts a host's tunnels to another one."""
+        with self._db.transaction() as db:
+            cut = db.execute(
+                "DELETE FROM peers WHERE host = ? AND switch = ? AND peer = ?", (host, switch, peer)
+            )
+            _must_change(cut, f"peer {peer} of {host}")
 
     def copy_domain(self, name: str, source: str, target: str, state: str = "running") -> None:
         """The same domain on a second host too: what a failed fencing leaves behind."""

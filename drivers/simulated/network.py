@@ -17,12 +17,13 @@ def network_capabilities(uri: str) -> NetworkCapabilities:
     path, switch = parse_uri(uri, "switch")
     tags = outer_tag(uri)
     with datacenter(path).transaction() as db:
-        row = db.execute("SELECT vlan FROM switches WHERE name = ?", (switch,)).fetchone()
+        row = db.execute("SELECT vlan, tunnels FROM switches WHERE name = ?", (switch,)).fetchone()
     if row is None:
         raise Invalid(f"There is no switch {switch!r} in {path}.")
     if tags and not row[0]:
         raise Invalid(f"Network URI {uri!r}: switch {switch!r} carries no VLAN, so that no tag goes around.")
-    return NetworkCapabilities(isolated=bool(row[0]), vlan=bool(row[0]), filtering=bool(row[0]))
+    vlan, tunnels = map(bool, row)
+    return NetworkCapabilities(isolated=vlan, vlan=vlan, filtering=vlan, peers=tunnels)
 
 
 class SimulatedNetwork:
@@ -110,6 +111,30 @@ class SimulatedNetwork:
                     (self._host, self._switch, device),
                 ).rowcount
             return removed > 0
+
+    def ensure_peers(self, peers: Sequence[str]) -> bool:
+        if not self.capabilities.peers:
+            return False
+        row = (self._host, self._switch)
+        with self._call("ensure_peers", " ".join(sorted(peers))) as call:
+            if not call.one("SELECT 1 FROM uplinks WHERE host = ? AND switch = ?", row):
+                raise call.failure(f"no switch {self._switch} here: cannot reach other hosts")
+            before = self._peers(call)
+            call.execute("DELETE FROM peers WHERE host = ? AND switch = ?", row)
+            for peer in peers:
+                call.execute("INSERT OR IGNORE INTO peers VALUES (?, ?, ?)", (*row, peer))
+                call.fail_if("halfway")
+            return before != set(peers)
+
+    def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
+        if not self.capabilities.peers:
+            return []
+        with self._call("read_peers_amiss") as call:
+            return sorted(self._peers(call) ^ set(peers))
+
+    def _peers(self, call: Call) -> set[str]:
+        query = "SELECT peer FROM peers WHERE host = ? AND switch = ?"
+        return {peer for (peer,) in call.execute(query, (self._host, self._switch))}
 
 
 def network(uri: str, host: HostRef, access: Access) -> SimulatedNetwork:

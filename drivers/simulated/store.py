@@ -78,6 +78,8 @@ CALLS = (
     "network.read_unguarded",
     "network.read_ports",
     "network.ensure_ports_removed",
+    "network.ensure_peers",
+    "network.read_peers_amiss",
     "cloud.check_image",
     "cloud.ensure_launched",
     "cloud.read_instances",
@@ -137,7 +139,12 @@ CREATE TRIGGER content_removed AFTER DELETE ON files BEGIN
     DELETE FROM damage WHERE datastore = old.datastore AND host = old.host AND file = old.name;
     DELETE FROM router_seeds WHERE datastore = old.datastore AND host = old.host AND file = old.name;
     DELETE FROM snapshots WHERE datastore = old.datastore AND host = old.host AND file = old.name; END;
-CREATE TABLE switches(name TEXT PRIMARY KEY, vlan INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE switches(
+    name TEXT PRIMARY KEY, vlan INTEGER NOT NULL, tunnels INTEGER NOT NULL) WITHOUT ROWID;
+-- Where a host's tunnels lead to.
+CREATE TABLE peers(
+    host TEXT NOT NULL, switch TEXT NOT NULL, peer TEXT NOT NULL,
+    PRIMARY KEY (host, switch, peer)) WITHOUT ROWID;
 CREATE TABLE uplinks(host TEXT NOT NULL, switch TEXT NOT NULL, PRIMARY KEY (host, switch)) WITHOUT ROWID;
 CREATE TABLE networks(
     host TEXT NOT NULL, switch TEXT NOT NULL, vlan_id INTEGER NOT NULL,

@@ -75,6 +75,9 @@ class Hand(Protocol):
     def plant_loose_bridge(self) -> str:
         """Make a bridge that leads nowhere; returns the URI of a network on it."""
 
+    def forget_peer(self, peer: str) -> None:
+        """Take the way to another host from the networks that are here."""
+
     def plant_domain(self, name: str) -> None:
         """Define a domain as somebody else would."""
 

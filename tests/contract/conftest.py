@@ -33,7 +33,9 @@ LOCAL_DATASTORES = DATASTORES[-2:]
 NETWORKS = [
     _simulated("simulated-vlan"),
     _simulated("simulated-bridge", vlan=False),
+    _simulated("simulated-vxlan", tunnels=True),
     _lab("vlan", network="vlan://{}"),
+    _lab("vxlan", network="vxlan://{}"),
     _lab("bridge", network="bridge://{}"),
 ]
 TAGGED_NETWORKS = [

@@ -17,6 +17,7 @@ import libvirt
 from deployments.lab.layout import FILES
 from deployments.lab.state import LOCAL_DATASTORE, SHARED_DATASTORE
 from drivers import ssh as ssh_module
+from drivers.network import vxlan
 from tests.contract.bench import MIB, Bench, Hand
 from tests.lab_fixture import LabAccess
 from vdc.model import DomainSpec, HostRef
@@ -45,17 +46,19 @@ class LabBench(Bench):
             self._directories = [lab.lab.home / "lab" / lab.lab.lab_id / FILES / "local" / name]
         for made in self._directories:
             made.mkdir()
-        self._network, self._bridge = network, "br0" if network.startswith("bridge:") else "ovsbr0"
+        # What the URI names on the host.
+        named = {"bridge": "br0", "vxlan": "eth0"}.get(network.partition(":")[0], "ovsbr0")
+        self._network, self._named = network, named
         # Where QEMU finds what a disk on the file server rests on.
         self._inside = ["ip", "netns", "exec", f"vdc-{lab.lab.lab_id}-{FILES}"] if datastore == "nfs" else []
         hand = self._hand("h1", self._directories[0])
-        super().__init__(lab.host("h1"), lab.access, uri, network.format(self._bridge), hand, directory)
+        super().__init__(lab.host("h1"), lab.access, uri, network.format(named), hand, directory)
 
     def second_hand(self) -> Hand:
         return self._hand("h2", self._directories[-1])
 
     def _hand(self, host: str, directory: Path) -> LabHand:
-        return LabHand(self._lab, host, directory, self._network, self._bridge, self._inside)
+        return LabHand(self._lab, host, directory, self._network, self._named, self._inside)
 
     def close(self) -> None:
         super().close()
@@ -88,7 +91,7 @@ class LabHand:
         host: str,
         directory: Path,
         network: str,
-        bridge: str,
+        named: str,
         inside: Sequence[str] = (),
     ) -> None:
         self._inside = inside
@@ -97,7 +100,10 @@ class LabHand:
         self._directory = directory
         self._network = network
         self._openvswitch = not network.startswith("bridge:")
-        self._bridge = bridge
+        self._tunnels = network.startswith("vxlan:")
+        # Where ports are plugged in, and where those of ours are.
+        self._bridge = vxlan.bridge_of(network.format(named)) if self._tunnels else named
+        self._inner = self._bridge if self._tunnels else f"vdc-{named}"
         self._ports: list[str] = []
         self._domains: list[str] = []
         self._loose = f"lo{secrets.token_hex(4)}"
@@ -106,7 +112,7 @@ class LabHand:
         self._ssh.run(list(argv), what="preparing a contract test")
 
     def plant_loose_bridge(self) -> str:
-        if self._openvswitch:
+        if self._openvswitch and not self._tunnels:
             self._run(
                 "ovs-vsctl", "add-br", self._loose, "--", "set", "bridge", self._loose, "datapath_type=netdev"
             )
@@ -129,6 +135,11 @@ class LabHand:
     def plant_port(self, device: str) -> None:
         self._ports.append(device)
         if self._openvswitch:
+            if self._tunnels:  # its bridge is there once a network is
+                self._run(
+                    *("ovs-vsctl", "--may-exist", "add-br", self._bridge),
+                    *("--", "set", "bridge", self._bridge, "datapath_type=netdev", "fail_mode=secure"),
+                )
             self._run(
                 *("ovs-vsctl", "add-port", self._bridge, device, "tag=100"),
                 *("--", "set", "interface", device, "type=internal"),
@@ -139,9 +150,16 @@ class LabHand:
 
     def loosen(self, device: str) -> None:
         if self._openvswitch:
-            self._run("ovs-ofctl", "del-flows", f"vdc-{self._bridge}", f"in_port={device}")
+            self._run("ovs-ofctl", "del-flows", self._inner, f"in_port={device}")
         else:
             self._run("nft", "delete", "element", "bridge", "vdc", "cards", f'{{ "{device}" }}')
+
+    def forget_peer(self, peer: str) -> None:
+        script = (
+            'for port in $(ovs-vsctl list-ports "$1" | grep ^vx); do '
+            'bridge fdb delete 00:00:00:00:00:00 dev "$port" dst "$2"; done'
+        )
+        self._run("sh", "-ec", script, "sh", self._inner, peer)
 
     def plant_domain(self, name: str) -> None:
         self._domains.append(name)
@@ -243,6 +261,8 @@ class LabHand:
             for device in self._ports:
                 self._run("ovs-vsctl", "--if-exists", "del-port", self._bridge, device)
             self._run("ovs-vsctl", "--if-exists", "del-br", self._loose)
-        else:
+        if self._tunnels:
+            self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", self._loose)
+        if not self._openvswitch:
             for device in (*self._ports, self._loose):
                 self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", device)

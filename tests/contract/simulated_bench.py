@@ -20,13 +20,14 @@ class SimulatedBench(Bench):
         disk_format: str = "qcow2",
         shared: bool = True,
         vlan: bool = True,
+        tunnels: bool = False,
         network_options: str = "",
     ) -> None:
         self.simulation = Simulation.create(
             directory / "dc.db",
             ["h1", "h2", "h3"],
             [Store("store", shared, disk_format)],
-            [Switch("trunk0", vlan), Switch("loose", vlan)],
+            [Switch("trunk0", vlan, tunnels), Switch("loose", vlan, tunnels)],
         )
         self.simulation.host_down("h3")
         access = Access(directory / "key", directory / "known_hosts")
@@ -75,6 +76,9 @@ class SimulatedHand:
     def plant_loose_bridge(self) -> str:
         self._simulation.set_uplink("h1", "loose", False)
         return self._simulation.network_uri("loose")
+
+    def forget_peer(self, peer: str) -> None:
+        self._simulation.forget_peer("h1", "trunk0", peer)
 
     def plant_domain(self, name: str) -> None:
         self._simulation.add_foreign_domain("h1", name, "stopped")

@@ -128,6 +128,33 @@ def test_a_port_that_lets_tags_through_is_not_taken_for_one_that_does_not(tagged
     assert nic.device in without.read_ports()
 
 
+def test_peers_are_told_once_and_again_where_a_way_to_one_was_cut(bench: Bench) -> None:
+    network, vnet = bench.drivers.network, bench.vnet()
+    one, other = "10.77.0.12", "10.77.0.13"
+    if not network.capabilities.peers:
+        assert not network.ensure_peers([one])
+        assert network.read_peers_amiss([one]) == []
+        return
+    network.ensure_peers([])
+    network.ensure_network(vnet)
+    assert network.read_peers_amiss([]) == []
+    assert network.read_peers_amiss([one, other]) == [one, other]
+    assert network.ensure_peers([one, other])
+    assert not network.ensure_peers([other, one])
+    network.ensure_network(replace(vnet, vlan_id=101))
+    assert network.read_peers_amiss([one, other]) == [], "a network that comes later has them too"
+    assert network.read_peers_amiss([one]) == [other]
+
+    bench.hand.forget_peer(one)
+    assert network.read_peers_amiss([one, other]) == [one]
+    assert network.ensure_peers([one, other])
+    assert network.read_peers_amiss([one, other]) == []
+    assert network.ensure_peers([other]), "the host is gone"
+    assert network.read_peers_amiss([other]) == []
+    at_once(lambda _: network.ensure_peers([one]), range(THREADS))
+    assert network.read_peers_amiss([one]) == []
+
+
 def test_ports_of_what_is_no_card_of_ours_are_not_made(bench: Bench) -> None:
     network, nic = bench.drivers.network, bench.machine().nic
     network.ensure_network(nic.vnet)
@@ -159,12 +186,14 @@ def test_threads_that_remove_the_same_port_do_not_stumble(bench: Bench) -> None:
 
 def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
     network = bench.on(bench.unreachable_host()).network
+    tunnels = network.capabilities.peers
     for call in (
         network.read_ports,
         lambda: network.ensure_network(bench.vnet()),
         lambda: network.ensure_ports_removed([bench.device()]),
         lambda: network.ensure_ports([bench.machine().nic]),
         lambda: network.read_unguarded([bench.machine().nic]),
+        *([lambda: network.ensure_peers([]), lambda: network.read_peers_amiss([])] * tunnels),
     ):
         with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
             call()

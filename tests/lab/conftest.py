@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import libvirt
@@ -16,7 +17,8 @@ from deployments.lab.leftovers import interfaces, leftovers
 from deployments.lab.state import Lab
 from tests.lab.datacenter import clean, datacenter, enrolled  # noqa: F401 - fixtures
 from tests.lab.guests import GuestMaker, wait_for
-from tests.lab_fixture import require_lab
+from tests.lab.wire import Ports
+from tests.lab_fixture import LabAccess, require_lab
 
 OWN_LAB = f"o{os.getpid():x}"[:8]
 
@@ -57,6 +59,13 @@ def own_lab(lab_home: Path) -> Lab:
 @pytest.fixture(scope="session")
 def tiny_image() -> Path:
     return ensure_image()
+
+
+@pytest.fixture
+def ports(lab: LabAccess) -> Iterator[Ports]:
+    """Cards without guests, on the hosts of the shared lab."""
+    with ExitStack() as stack:
+        yield Ports(lab, stack)
 
 
 @pytest.fixture

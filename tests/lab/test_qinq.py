@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
-from drivers import registry
-from tests.lab.wire import Card, arp, udp
-from tests.lab_fixture import LabAccess
-from vdc.model import NicSpec, Rule, VnetSpec, nic_device
+from tests.lab.wire import Ports, arp, udp
+from vdc.model import Rule, VnetSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 URI = "vlan://ovsbr0?qinq={}"
 OPEN = (Rule("in", "any"), Rule("out", "any"))
-
-
-class Ports:
-    """Cards of networks on both hosts, with a wire in each; all gone at the end."""
-
-    def __init__(self, lab: LabAccess, stack: ExitStack) -> None:
-        self._lab = lab
-        self._stack = stack
-
-    def plug(
-        self, host: str, vnet: VnetSpec, mac: str, address: str, rules: tuple[Rule, ...] | None = None
-    ) -> tuple[Card, tuple[str, str]]:
-        """The card, and its (MAC, address)."""
-        nic = NicSpec(0, vnet, nic_device(str(uuid.uuid4()), 0), mac, address, rules)
-        network = registry.network(vnet.uri, self._lab.host(host), self._lab.access)
-        network.ensure_network(vnet)
-        assert network.ensure_ports([nic])
-        self._stack.callback(network.ensure_ports_removed, [nic.device])
-        inside = ["nsenter", "-t", str(self._lab.lab.host(host).pid), "-n"]
-        return self._stack.enter_context(Card(inside, nic.device)), (mac, address)
-
-
-@pytest.fixture
-def ports(lab: LabAccess) -> Iterator[Ports]:
-    with ExitStack() as stack:
-        yield Ports(lab, stack)
 
 
 @pytest.mark.parametrize("around", ["802.1ad", "802.1q"])

@@ -6,9 +6,16 @@ import queue
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from ipaddress import ip_address
 from types import TracebackType
+
+from drivers import registry
+from drivers.contract import Network
+from tests.lab_fixture import LabAccess
+from vdc.model import NicSpec, Rule, VnetSpec, nic_device
 
 _HOLD = """
 import fcntl, os, struct, sys, threading
@@ -65,6 +72,38 @@ class Card:
     ) -> None:
         self._process.kill()
         self._process.communicate(timeout=10)
+
+
+class Ports:
+    """Cards of networks on both hosts, with a wire in each; all gone at the end."""
+
+    def __init__(self, lab: LabAccess, stack: ExitStack) -> None:
+        self._lab = lab
+        self._stack = stack
+        self.nics: dict[tuple[str, str, str], NicSpec] = {}
+        """By host, network's id and address."""
+
+    def network(self, host: str, uri: str) -> Network:
+        return registry.network(uri, self._lab.host(host), self._lab.access)
+
+    def run(self, host: str, *argv: str) -> None:
+        """A command on the host."""
+        subprocess.run([*self._inside(host), "-m", *argv], check=True, timeout=30)
+
+    def plug(
+        self, host: str, vnet: VnetSpec, mac: str, address: str, rules: tuple[Rule, ...] | None = None
+    ) -> tuple[Card, tuple[str, str]]:
+        """The card, and its (MAC, address)."""
+        nic = NicSpec(0, vnet, nic_device(str(uuid.uuid4()), 0), mac, address, rules)
+        network = self.network(host, vnet.uri)
+        network.ensure_network(vnet)
+        assert network.ensure_ports([nic])
+        self._stack.callback(network.ensure_ports_removed, [nic.device])
+        self.nics[host, vnet.vnet_id, address] = nic
+        return self._stack.enter_context(Card(self._inside(host), nic.device)), (mac, address)
+
+    def _inside(self, host: str) -> list[str]:
+        return ["nsenter", "-t", str(self._lab.lab.host(host).pid), "-n"]
 
 
 def mac_bytes(mac: str) -> bytes:
