@@ -368,7 +368,10 @@ class Network(Protocol):
         """
 
     def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
-        """Addresses that are missing, or too many, for `ensure_peers` of these to have been the last."""
+        """Addresses that are missing, or too many, for `ensure_peers` of these to have been the last.
+
+        Raises DriverFailure where the uplink can carry no tunnel.
+        """
 
 
 class Cloud(Protocol):

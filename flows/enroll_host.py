@@ -9,13 +9,15 @@ from tasks import telling
 from tasks.batches import claimed, read
 from tasks.host_check import complete_uri
 from tasks.hosts import check_host
+from tasks.peers import tell_peers
 from vdc.claims.hosts import check_enrolment, claim_enrolment
 from vdc.requests import EnrollHostRequest
 
 
 @flow(name="enroll-host", flow_run_name="enroll {request.name}", **flow_options())
 def enroll_host(request: EnrollHostRequest) -> str:
-    """Check access, host key, virtualisation, uplinks and datastores; then write the host down.
+    """Check access, host key, virtualisation, uplinks and datastores; write the host down; then let the
+    tunnels of networks lead to it.
 
     Returns the operation's id. Raises Refused, with the reason, where the host is not fit.
     """
@@ -23,5 +25,6 @@ def enroll_host(request: EnrollHostRequest) -> str:
     datastores = read(check_enrolment, request)
     seen = check_host(request, datastores)
     claim = claimed(claim_enrolment, request, seen)
+    tell_peers(request.networks)
     telling.enroll_result(request, seen)
     return claim.operation_id

@@ -28,6 +28,7 @@ from tasks.converging import (
 )
 from tasks.environment import environment
 from tasks.filtering import follow_groups
+from tasks.peers import converge_peers
 from tasks.routers import converge_routers
 from vdc import reconciliation
 from vdc.access import actor
@@ -70,6 +71,7 @@ def reconcile() -> list[Finding]:
         findings += clean_copies(differences.copies, [host for host, _ in places.hosts], since)
         findings += clean_ports(differences.strays, [host for host, _ in places.hosts], since)
         findings += guard(differences.unguarded, since)
+        findings += converge_peers(world)
         follow_groups()
         findings += release_due(since)
         findings += converge_routers()

@@ -38,7 +38,7 @@ def look_at_host(request: EnrollHostRequest, datastores: Sequence[tuple[str, str
     Raises Refused, with the reason: also where the host does not answer, as nothing was done yet.
     """
     access = environment().access
-    host = HostRef(request.name, request.uri)
+    host = HostRef(request.name, request.uri, migration_address=request.migration_address)
     try:
         if urlsplit(request.uri).scheme.endswith("+ssh"):
             accept_host_key(request.name, address_of(request.uri), request.host_key, access)
@@ -46,6 +46,10 @@ def look_at_host(request: EnrollHostRequest, datastores: Sequence[tuple[str, str
         domain_type_of(request, facts)
         for uri in request.networks:
             network = registry.network(uri, host, access)
+            if network.capabilities.peers:
+                # It is told of the others once it is one of them.
+                network.read_peers_amiss([])
+                continue
             # Whether the uplink is there does not depend on the network that is to use it.
             vlan_id = 1 if network.capabilities.vlan else None
             network.ensure_network(VnetSpec("", f"the uplink {uri}", uri, vlan_id, ""))

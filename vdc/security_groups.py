@@ -242,7 +242,7 @@ def check_filtering(vnets: Sequence[Vnet], abilities: Abilities, what: str) -> N
         if vnet.uri not in abilities.filtering:
             raise Unsupported(
                 f"{what} has a card on network {vnet.name} ({vnet.uri}), which does not follow connections: "
-                "security groups are for machines on VLANs of Open vSwitch alone."
+                "security groups are for machines on networks of Open vSwitch alone (vlan://, vxlan://)."
             )
 
 

@@ -67,7 +67,12 @@ ensure_bridge() {
 
 kept_peers() { ovs-vsctl --timeout=10 --if-exists get Bridge "$inner" external_ids:vdc-peers | tr -d '"'; }
 
-tunnels() { ovs-vsctl --timeout=10 list-ports "$inner" | grep '^vx' || true; }
+# One whose device is gone, as after a reboot, is made anew with the peers that are kept.
+tunnels() {
+  for port in $(ovs-vsctl --timeout=10 list-ports "$inner"); do
+    case $port in vx*) [ ! -e "/sys/class/net/$port" ] || echo "$port" ;; esac
+  done
+}
 
 # What it sends to everybody goes to.
 flooded() { bridge fdb show dev "$1" | sed -n "s/^$NOBODY .*dst \\([0-9.]*\\).*/\\1/p"; }
@@ -142,12 +147,10 @@ echo "$made"
 _READ = (
     _COMMON
     + """
+check_underlay
 has_bridge || exit 0
 echo "$(kept_peers)"
-for tunnel in $(tunnels); do
-  # One whose device is gone is made anew, with those that are kept.
-  [ ! -e "/sys/class/net/$tunnel" ] || echo $(flooded "$tunnel")
-done
+for tunnel in $(tunnels); do echo $(flooded "$tunnel"); done
 """
 )
 
@@ -210,7 +213,8 @@ class VxlanNetwork:
 
     def read_peers_amiss(self, peers: Sequence[str]) -> list[str]:
         wanted = set(self._sorted(peers))
-        lines = self._run(_READ, [], f"reading which hosts {self._inner} reaches") or [""]
+        what = f"reading which hosts {self._inner} reaches"
+        lines = self._run(_READ, [], what, whose="machines") or [""]
         return self._sorted(set.union(*(wanted ^ set(line.split()) for line in lines)))
 
     def _sorted(self, peers: Sequence[str] | set[str]) -> list[str]:
@@ -225,9 +229,7 @@ class VxlanNetwork:
         tunnel = self._tunnel(tag)
         return [f"device {tunnel}", f"{tunnel},{tag},,", openflow.tunnel_present(tunnel, vnet)]
 
-    def _run(
-        self, script: str, argv: Sequence[str], what: str, *, whose: str = "", stdin: str = ""
-    ) -> list[str]:
+    def _run(self, script: str, argv: Sequence[str], what: str, *, whose: str, stdin: str = "") -> list[str]:
         """Lines that the script prints. Raises DriverFailure where the device can carry no tunnel."""
         device = self._underlay.device
         own = str(_ipv4(self._own, f"Host {self._ssh.name}"))

@@ -42,8 +42,7 @@ class SimulatedNetwork:
         vlan_id = self._vlan_id(vnet) or 0
         with self._call("ensure_network", vnet.name) as call:
             row = (self._host, self._switch)
-            if not call.one("SELECT 1 FROM uplinks WHERE host = ? AND switch = ?", row):
-                raise call.failure(f"no switch {self._switch} here: cannot carry {vnet.name}")
+            self._check_uplink(call, f"cannot carry {vnet.name}")
             return (
                 call.execute("INSERT OR IGNORE INTO networks VALUES (?, ?, ?)", (*row, vlan_id)).rowcount > 0
             )
@@ -117,8 +116,7 @@ class SimulatedNetwork:
             return False
         row = (self._host, self._switch)
         with self._call("ensure_peers", " ".join(sorted(peers))) as call:
-            if not call.one("SELECT 1 FROM uplinks WHERE host = ? AND switch = ?", row):
-                raise call.failure(f"no switch {self._switch} here: cannot reach other hosts")
+            self._check_uplink(call, "cannot reach other hosts")
             before = self._peers(call)
             call.execute("DELETE FROM peers WHERE host = ? AND switch = ?", row)
             for peer in peers:
@@ -130,7 +128,13 @@ class SimulatedNetwork:
         if not self.capabilities.peers:
             return []
         with self._call("read_peers_amiss") as call:
+            self._check_uplink(call, "cannot reach other hosts")
             return sorted(self._peers(call) ^ set(peers))
+
+    def _check_uplink(self, call: Call, so: str) -> None:
+        row = (self._host, self._switch)
+        if not call.one("SELECT 1 FROM uplinks WHERE host = ? AND switch = ?", row):
+            raise call.failure(f"no switch {self._switch} here: {so}")
 
     def _peers(self, call: Call) -> set[str]:
         query = "SELECT peer FROM peers WHERE host = ? AND switch = ?"

@@ -124,6 +124,7 @@ class Site:
         cidr: str = "10.1.0.0/24",
         memory_mib: int = 128,
         shared: bool = True,
+        tunnels: bool = False,
         **enrolment: Any,
     ) -> Site:
         """Hosts enrolled; networks `blue` and `green`; image and template `tiny` with a card on each."""
@@ -131,7 +132,7 @@ class Site:
             directory / "dc.db",
             hosts=hosts,
             datastores=[Store("shared", shared)],
-            switches=[Switch("trunk0")],
+            switches=[Switch("trunk0", tunnels=tunnels)],
         )
         site = cls(sim, new_inventory(url or f"sqlite:///{directory / 'inventory.db'}"), shared)
         with write_session(site.url) as session:

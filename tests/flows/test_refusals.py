@@ -25,6 +25,7 @@ from vdc.settings import Settings
 
 SHARED = ("--datastore", "shared")
 DEPLOY = ("vm", "deploy", "--template", "tiny")
+VXLAN = ("vnet", "create", "red", "--vlan", "7", "--cidr", "10.2.0.0/24", "--uri")
 VNET = ("vnet", "create", "red", "--uri", "{trunk}")
 ENROLL = ("host", "enroll", "h3", "--network", "{trunk}", "--uri")
 IMPORT = ("image", "import")
@@ -57,7 +58,7 @@ REFUSALS: list[tuple[tuple[str, ...], str]] = [
     ((*DEPLOY, "--name", "w" * 62, "--count", "2"), "is refused: use 1 to 63"),
     ((*DEPLOY, "--name", "web"), "Machine name 'web' is taken in tenant default"),
     ((*DEPLOY, "--tenant", "nobody"), "no tenant 'nobody'. Known: default, small"),
-    ((*DEPLOY, "--vnet", "pink"), "no virtual network 'pink'. Known: blue, green, narrow"),
+    ((*DEPLOY, "--vnet", "pink"), "no virtual network 'pink'. Known: blue, green, narrow, tunnel"),
     ((*DEPLOY, "--group", "db"), "no placement group 'db'. No placement group exists yet"),
     ((*DEPLOY, "--policy", "fastest"), "Rank expression 'fastest' fails on host h1"),
     ((*DEPLOY, "--policy", "__import__('os').system('id')"), "Rank expression .* fails on host h1"),
@@ -101,6 +102,13 @@ REFUSALS: list[tuple[tuple[str, ...], str]] = [
         ("vnet", "create", "red", "--uri", "ftp://x", "--cidr", "10.2.0.0/24"),
         "No network driver for 'ftp://x'",
     ),
+    ((*VXLAN, "vxlan://"), "should name the hosts' device of its tunnels: vxlan://eth1"),
+    ((*VXLAN, "vxlan://eth1?vni_base=16773122"), "vni_base should be a number from 0 to 16773121"),
+    ((*VXLAN, "vxlan://eth1?vni_base=-1"), "vni_base should be a number from 0 to"),
+    ((*VXLAN, "vxlan://eth1?port=many"), "port should be a number from 1 to 65535"),
+    ((*VXLAN, "vxlan://eth1?qinq=802.1q"), "has qinq=802.1q, which vxlan:// does not know"),
+    ((*VXLAN, "vxlan://eth1?vni_base=4"), "VLAN 7 on .*vni_base=4 is in use by network tunnel"),
+    (("vnet", "create", "red", "--uri", "vxlan://eth1", "--cidr", "10.2.0.0/24"), "add --vlan"),
     # -- images
     ((*IMPORT, "{files}/none.img", "--name", "i", *SHARED), "none.img"),
     ((*IMPORT, "{files}/text", "--name", "i", *SHARED), "text"),
@@ -198,6 +206,15 @@ def places(prefect_client: Settings, tmp_path_factory: pytest.TempPathFactory) -
             vlan_id=300,
             cidr="10.7.0.0/30",
             gateway="10.7.0.1",
+            actor=ACTOR,
+        )
+        catalog.create_vnet(
+            session,
+            "tunnel",
+            uri="vxlan://eth2?vni_base=1",
+            needs_vlan=True,
+            vlan_id=10,
+            cidr="10.7.1.0/24",
             actor=ACTOR,
         )
     (directory / "text").write_text("hello, I am no disk\n" * 100)

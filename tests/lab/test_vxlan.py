@@ -63,6 +63,8 @@ def test_a_tunnel_that_was_lost_is_seen_and_made_anew_with_its_peers(ports: Port
     network, nic = ports.network("h1", URI), ports.nics["h1", "lost", FIRST[1]]
     ports.run("h1", "sh", "-c", "ip link delete dev $(ip -o link show type vxlan | grep -o 'vx[^-]*-312')")
     assert network.read_unguarded([nic]) == [nic.device]
+    network.ensure_peers([])
+    assert network.ensure_peers([PEERS["h1"]]), "the others are told, and it is kept"
     assert network.ensure_network(vnet)
     assert network.read_unguarded([nic]) == []
     assert network.read_peers_amiss([PEERS["h1"]]) == []
