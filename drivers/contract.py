@@ -327,6 +327,17 @@ class Datastore(Protocol):
         written to meanwhile means nothing.
         """
 
+    def bring_disk(
+        self, source: FileSource, to: Path, progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        """Write what a guest reads of a disk into the local file `to`: qcow2 that needs no other. Its sha256.
+
+        `to` is replaced by the whole, or stays as it was. A copy is in the datastore meanwhile, by a name by
+        which it goes with the disk. `progress(done_bytes, total_bytes)` is called while the bytes come.
+
+        Raises Busy where a guest writes to the disk, and DriverFailure where `to` cannot be written.
+        """
+
     def read_sha256(self, file: str) -> str:
         """Checksum of the file's bytes, in hex, worked out where they are."""
 

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.settings import flow_options
 from tasks.batches import claimed
-from tasks.export_directory import check_directory
+from tasks.export_directory import check_directory, read_room
 from tasks.offboarding import offboard
 from vdc.offboarding import Offboarded, claim_offboard
 from vdc.requests import OffboardTenantRequest
@@ -22,5 +22,5 @@ def offboard_tenant(request: OffboardTenantRequest) -> Offboarded:
     OperationFailed where something could not be removed: run again, it goes on.
     """
     check_directory(Path(request.export), request.tenant)
-    leaving = claimed(claim_offboard, request)
+    leaving = claimed(claim_offboard, request, read_room(Path(request.export)))
     return offboard(leaving, request)

@@ -9,13 +9,17 @@ from typing import Any
 
 from prefect import task
 
-from tasks import attaching
+from drivers import registry
+from drivers.whole_file import PART, written
+from tasks import attaching, progress
 from tasks.batches import claimed, conclude, fenced, read, recorded
-from tasks.export_directory import MANIFEST
+from tasks.environment import environment
+from tasks.export_directory import DISK_FILES, MANIFEST, MIB, disk_files
 from tasks.images import remove_and_record
 from tasks.leaving import remove_machines
 from tasks.retrying import retrying
 from vdc.claims.terminate import claim_terminate
+from vdc.disk_export import LeavingDisk
 from vdc.errors import Invalid, OperationFailed, Superseded, VdcError
 from vdc.offboarding import Leaving, Offboarded, claim_images, claim_volumes, read_export, record_offboarded
 from vdc.operations import Fence, close
@@ -28,7 +32,9 @@ def export_tenant(leaving: Leaving, directory: Path, fence: Fence) -> list[str]:
     fence.check(leaving.claim)
     tables = read(read_export, leaving.tenant_id)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for half in directory.glob(f"*{PART}"):
+            half.unlink()
         _json(directory / MANIFEST, {"tenant": leaving.tenant, "tenant_id": leaving.tenant_id})
         for bill in tables["bills"]:
             (directory / f"bill-{bill['number']}.json").write_text(bill.pop("document"))
@@ -40,8 +46,31 @@ def export_tenant(leaving: Leaving, directory: Path, fence: Fence) -> list[str]:
     return sorted(file.name for file in directory.iterdir())
 
 
+@task(name="export-disk", task_run_name="export disk {disk.label}", **retrying())
+def export_disk(leaving: Leaving, disk: LeavingDisk, directory: Path, fence: Fence) -> None:
+    """Bring it as qcow2 that needs no other file, and list it with its sha256."""
+    fence.check(leaving.claim)
+    store = registry.datastore(disk.datastore_uri, disk.host, environment().access)
+
+    def told(done_bytes: int, total_bytes: int) -> None:
+        progress.report(f"exporting disk {disk.label}, MiB", done_bytes // MIB, total_bytes // MIB)
+
+    sha256 = store.bring_disk(disk.source, directory / disk.file, told)
+    row = {
+        "file": disk.file,
+        "sha256": sha256,
+        "machine": disk.machine,
+        "disk": disk.name,
+        "size_mib": disk.source.size_mib,
+    }
+    # Those of an earlier run stay: their machines may be gone by now.
+    others = [other for other in disk_files(directory) if other["file"] != disk.file]
+    _json(directory / DISK_FILES, [*others, row])
+
+
 def _json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    with written(file) as write:
+        write((json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
 
 def _csv(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -58,6 +87,8 @@ def offboard(leaving: Leaving, request: OffboardTenantRequest) -> Offboarded:
     with fenced(leaving.claim) as fence:
         try:
             export_tenant(leaving, Path(request.export), fence)
+            for disk in leaving.exported_disks:
+                export_disk(leaving, disk, Path(request.export), fence)
             if leaving.machines:
                 asked = TerminateRequest(vms=[vm_id for vm_id, _ in leaving.machines])
                 batch = claimed(claim_terminate, asked, routers=True)

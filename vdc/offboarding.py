@@ -22,6 +22,7 @@ from vdc.accounts import revoke_tokens
 from vdc.claims.images import DELETE as DELETE_IMAGE
 from vdc.claims.images import ImageClaim, claim_of, image_use, leaving, named
 from vdc.claims.volumes import Removal, open_removal
+from vdc.disk_export import LeavingDisk, Room, check_room, disks_of
 from vdc.errors import Invalid, InvalidState
 from vdc.model import ContextSpec
 from vdc.names import find
@@ -72,6 +73,7 @@ class Leaving:
     users: tuple[str, ...]
     templates: tuple[str, ...]
     vnets: tuple[str, ...]
+    exported_disks: tuple[LeavingDisk, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +93,34 @@ class Offboarded:
 
 
 def claim_offboard(
-    session: Session, request: OffboardTenantRequest, *, actor: str, flow_run_id: str | None = None
+    session: Session,
+    request: OffboardTenantRequest,
+    room: Room,
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
 ) -> Leaving:
     """Open the operation; from now on the tenant gets nothing new, and its users are out.
 
-    Raises Refused: InvalidState for a tenant with machines unless `with_machines`, with protected ones, or
-    whose image others use.
+    `room`: what there is for the export. Raises Refused: InvalidState for a tenant with machines
+    unless `with_machines`, with protected ones, or whose image others use; with `with_disks` also while its
+    machines may write to them; NoCapacity where these may not fit.
     """
     if begun := operations.open_of_run(session, OFFBOARD, flow_run_id):
         tenant = session.get_one(Tenant, begun.object_id)
-        return _leaving(session, tenant, operations.take_over(session, begun))
+        return _leaving(session, tenant, operations.take_over(session, begun), request)
     tenant = find(session, Tenant, "tenant", request.tenant)
     check(session, "tenant.offboard", tenant.name, tenant.id)
     _check(session, tenant, request)
+    if request.with_disks:
+        check_room(disks_of(session, tenant), room)
     opening = Opening(OFFBOARD, "tenant", tenant.id, tenant.name, request.model_dump(mode="json"))
     claim = operations.open_one(session, opening, actor=actor, flow_run_id=flow_run_id)
     tenant.state = "leaving"
     for user in session.scalars(select(User).where(User.tenant_id == tenant.id)):
         user.state = "disabled"
         revoke_tokens(session, user)
-    return _leaving(session, tenant, claim)
+    return _leaving(session, tenant, claim, request)
 
 
 def _check(session: Session, tenant: Tenant, request: OffboardTenantRequest) -> None:
@@ -147,7 +157,7 @@ def _others(session: Session, image: Image, tenant: Tenant) -> str:
     return ", ".join(name for name in (*use.templates, *use.vms, *use.clouds) if name not in theirs)
 
 
-def _leaving(session: Session, tenant: Tenant, claim: Claim) -> Leaving:
+def _leaving(session: Session, tenant: Tenant, claim: Claim, request: OffboardTenantRequest) -> Leaving:
     def names(table: Any) -> tuple[str, ...]:
         query = select(table.name).where(table.tenant_id == tenant.id).order_by(table.name)
         return tuple(session.scalars(query))
@@ -165,6 +175,7 @@ def _leaving(session: Session, tenant: Tenant, claim: Claim) -> Leaving:
         names(User),
         names(Template),
         names(Vnet),
+        disks_of(session, tenant) if request.with_disks else (),
     )
 
 

@@ -435,6 +435,7 @@ class OffboardTenantRequest(Request):
         title="Export to", description="Directory on the control machine for the tenant's data."
     )
     with_machines: bool = Field(default=False, description="Its machines go too, with their disks.")
+    with_disks: bool = Field(default=False, description="Its disks are exported too.")
 
 
 class VerifyRequest(Request):

@@ -142,6 +142,11 @@ class LocalDatastore:
     def check_disk(self, file: str) -> list[str]:
         return self._own.check_disk(file)
 
+    def bring_disk(
+        self, source: FileSource, to: Path, progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        return self._own.bring_disk(source, to, progress)
+
     def read_sha256(self, file: str) -> str:
         return self._own.read_sha256(file)
 

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from drivers import ssh as ssh_module
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.datastore import files, qcow2
+from drivers.datastore.bringing import bring_disk
 from drivers.ssh import Ssh
 from vdc.errors import Invalid
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
@@ -120,6 +121,14 @@ class NfsDatastore:
         command = ["qemu-img", "check", "-f", "qcow2", self.path(file)]
         what, timeout_s = f"checking {file} in {self._where}", files.WHOLE_FILE_TIMEOUT_S
         return qcow2.findings(self._run("check", file, *command, what=what, timeout_s=timeout_s))
+
+    def bring_disk(
+        self, source: FileSource, to: Path, progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        def read(file: str) -> list[str]:
+            return self._argv("read", file)
+
+        return bring_disk(self, self._ssh, read, source, to, progress, self._access.call_timeout_s)
 
     def read_sha256(self, file: str) -> str:
         what, timeout_s = f"reading all of {file} in {self._where}", files.WHOLE_FILE_TIMEOUT_S

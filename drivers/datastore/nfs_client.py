@@ -263,6 +263,14 @@ def checksum(server: Server, name: str) -> str:
     return f"{size} {digest.hexdigest()}"
 
 
+def read(server: Server, name: str) -> str:
+    """Its bytes, and nothing else."""
+    for chunk in server.read(name):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return ""
+
+
 def check(server: Server, name: str, *command: str) -> str:
     """Exit status of a command that looks at the file, and what it said."""
     if not server.exists(name):
@@ -273,13 +281,27 @@ def check(server: Server, name: str, *command: str) -> str:
 
 VERBS: dict[str, Callable[..., str]] = {
     verb.__name__: verb
-    for verb in (use, files, probe, exists, replace, receive, copy, make, remove, rename, checksum, check)
+    for verb in (
+        use,
+        files,
+        probe,
+        exists,
+        replace,
+        receive,
+        copy,
+        make,
+        remove,
+        rename,
+        checksum,
+        read,
+        check,
+    )
 }
 
 
 def main(verb: str, address: str, directory: str, *args: str) -> int:
     try:
-        print(VERBS[verb](Server(address, directory), *args))
+        print(VERBS[verb](Server(address, directory), *args), end="")
     except OSError as error:
         print(f"{error}: is the package qemu-block-extra installed?", file=sys.stderr)
         return 1

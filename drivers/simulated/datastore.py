@@ -13,6 +13,7 @@ from pathlib import Path
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.simulated import routers
 from drivers.simulated.store import Call, datacenter, parse_uri
+from drivers.whole_file import written
 from vdc.errors import Busy, Invalid, Unsupported
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
 
@@ -259,6 +260,27 @@ class SimulatedDatastore:
             if any(path in json.loads(spec)["files"] for (spec,) in running):
                 raise Busy(f"{self._host}: checking {path}: a guest has it open.")
             return [damage] if damage else []
+
+    def bring_disk(
+        self, source: FileSource, to: Path, progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        _plain(source.file)
+        copy = f"{source.file}.part-export"
+        with self._call("bring_disk", source.file) as call:
+            self._check_unused(call, source)
+            content = f"{self._size(call, source.file)} {self._content(call, source)}".encode()
+            self._drop(call, copy)
+            self._check_space(call, len(content))
+            self._put(call, copy, len(content))
+            call.fail_if("halfway")
+            try:
+                with call.outside(), written(to) as write:
+                    write(content)
+                    if progress:
+                        progress(len(content), len(content))
+            finally:
+                self._drop(call, copy)
+        return hashlib.sha256(content).hexdigest()
 
     def read_sha256(self, file: str) -> str:
         """Of an image that a driver stored, its own; else of what is there instead of bytes."""

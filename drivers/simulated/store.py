@@ -72,6 +72,7 @@ CALLS = (
     "datastore.ensure_seed",
     "datastore.ensure_removed",
     "datastore.check_disk",
+    "datastore.bring_disk",
     "datastore.read_sha256",
     "network.ensure_network",
     "network.ensure_ports",

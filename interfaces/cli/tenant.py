@@ -178,31 +178,44 @@ def _print_onboarded(done: Any, only_plan: bool) -> None:
 @click.argument("name")
 @click.option("--export", required=True, type=click.Path(), help="Directory for the tenant's data.")
 @click.option("--with-machines", is_flag=True, help="Its machines go too, with their disks.")
+@click.option("--with-disks", is_flag=True, help="Export its disks too, as qcow2; its machines are off.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; touch nothing.")
 @json_option
-def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_json: bool) -> None:
+def offboard(
+    name: str, export: str, with_machines: bool, with_disks: bool, only_plan: bool, as_json: bool
+) -> None:
     """Remove a tenant: export its data, remove what it has, erase what is personal, keep its bills."""
     from pathlib import Path
 
-    from tasks.export_directory import check_directory
+    from tasks.export_directory import check_directory, read_room
     from vdc.offboarding import claim_offboard
     from vdc.plan_costs import tenant_end_cost
     from vdc.requests import OffboardTenantRequest
 
     directory = Path(export).absolute()
-    request = OffboardTenantRequest(tenant=name, export=str(directory), with_machines=with_machines)
+    request = OffboardTenantRequest(
+        tenant=name, export=str(directory), with_machines=with_machines, with_disks=with_disks
+    )
     check_directory(directory, name)
     with writing(commit=False) as session:
-        asked = claim_offboard(session, request, actor=actor())
+        asked = claim_offboard(session, request, read_room(directory), actor=actor())
         cost = tenant_end_cost(prices(session), asked.tenant_id)
     what = {key: getattr(asked, key) for key in ("disks", "images", "users", "templates", "vnets")}
     plan = {"tenant": name, "export": str(directory), "machines": [vm for _, vm in asked.machines], **what}
+    disks = [
+        {"machine": d.machine, "disk": d.name, "size_mib": d.source.size_mib, "file": d.file}
+        for d in asked.exported_disks
+    ]
     if only_plan:
         if as_json:
-            print_json(plan | cost_keys(cost))
+            print_json(plan | {"exported_disks": disks} | cost_keys(cost))
             return
         print_line(f"Would export the data of tenant {name} to {directory}, and remove:")
         _print_removed(plan)
+        if with_disks:
+            most_mib = sum(disk["size_mib"] for disk in disks)
+            print_line(f"Before that {len(disks)} disks would be exported, {most_mib} MiB at most:")
+            print_table(disks, ("machine", "disk", "size_mib", "file"), empty="It has none.")
         print_cost(cost)
         note("Nothing was touched.")
         return
@@ -217,7 +230,8 @@ def offboard(name: str, export: str, with_machines: bool, only_plan: bool, as_js
     if as_json:
         print_json(done)
         return
-    print_line(f"Tenant {name} is gone; its data is in {directory}. Removed:")
+    also = f", {len(disks)} disks among it" if with_disks else ""
+    print_line(f"Tenant {name} is gone; its data is in {directory}{also}. Removed:")
     _print_removed(plan)
     kept = ", ".join(f"{count} {table.replace('_', ' ')}" for table, count in done.kept.items())
     print_line(f"Nothing else of it is left. Kept, without names of persons: {kept or 'nothing'}.")

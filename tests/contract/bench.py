@@ -155,6 +155,10 @@ class Bench:
         """A host that is known and does not answer."""
         raise NotImplementedError
 
+    def reads_as(self, disk: Path, source: Path) -> bool:
+        """Whether a guest would read of a local file what it would of another, and it needs no third one."""
+        raise NotImplementedError
+
     def network_without_uplink(self) -> Network:
         return registry.network(self.hand.plant_loose_bridge(), self.host, self.access)
 

@@ -65,6 +65,15 @@ class LabBench(Bench):
         for made in self._directories:
             shutil.rmtree(made)
 
+    def reads_as(self, disk: Path, source: Path) -> bool:
+        info = subprocess.run(
+            ["qemu-img", "info", "--output=json", str(disk)], capture_output=True, check=True, timeout=60
+        )
+        told = json.loads(info.stdout)
+        compare = ["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", str(disk), str(source)]
+        same = subprocess.run(compare, timeout=60).returncode == 0
+        return same and told["format"] == "qcow2" and "backing-filename" not in told
+
     def second_host(self) -> HostRef:
         return self._lab.host("h2")
 

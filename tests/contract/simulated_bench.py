@@ -40,6 +40,9 @@ class SimulatedBench(Bench):
             directory,
         )
 
+    def reads_as(self, disk: Path, source: Path) -> bool:
+        return disk.exists() and source.exists()  # there are no bytes to compare
+
     def second_host(self) -> HostRef:
         return self.simulation.host("h2")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,35 @@ def _of(bench: Bench, disk: DiskSpec, **changes: object) -> tuple[ImageSpec, Fil
     image_format = bench.drivers.datastore.capabilities.disk_format
     image = ImageSpec("made", f"image-made.{image_format}", image_format, disk.size_mib)
     return image, replace(FileSource(disk.file, disk.format, disk.size_mib), **changes)  # type: ignore[arg-type]
+
+
+def test_disk_that_is_brought_here_is_whole_and_needs_no_other_file(bench: Bench, tmp_path: Path) -> None:
+    datastore = bench.drivers.datastore
+    disk = bench.disk("vm-a-disk0.img", size_mib=IMAGE_MIB)
+    datastore.ensure_image(bench.image, bench.source)
+    datastore.ensure_disk(disk)
+    _, source = _of(bench, disk)
+    files = datastore.read_files()
+    bench.hand.plant_file(f"{disk.file}.part-export", 100)  # left by somebody who was killed
+    here = tmp_path / "here.qcow2"
+    here.write_bytes(b"an earlier one")
+    told: list[tuple[int, int]] = []
+    sha256 = datastore.bring_disk(source, here, lambda done, total: told.append((done, total)))
+    assert sha256 == hashlib.sha256(here.read_bytes()).hexdigest()
+    assert told[-1] == (here.stat().st_size, here.stat().st_size)
+    assert datastore.read_files() == files, "no copy is left"
+    with pytest.raises(DriverFailure, match=r"nowhere/here\.qcow2 cannot be written: No such file"):
+        datastore.bring_disk(source, tmp_path / "nowhere" / "here.qcow2")
+    assert datastore.read_files() == files
+    datastore.ensure_removed([disk.file, bench.image.file])
+    assert bench.reads_as(here, bench.source)
+
+    before = here.read_bytes()
+    with pytest.raises(DriverFailure, match=r"vm-a-disk0\.img.*(No such file|NOENT)"):
+        datastore.bring_disk(source, here)
+    assert here.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir() if file.name.endswith(".part")] == []
+    assert datastore.read_files() == {}
 
 
 def test_image_made_of_a_disk_needs_no_other_file(bench: Bench) -> None:
@@ -283,6 +313,7 @@ def test_names_that_are_no_plain_files_are_refused(bench: Bench, file: str) -> N
         lambda: datastore.ensure_removed(["vm-a", file]),
         lambda: datastore.check_disk(file),
         lambda: datastore.read_sha256(file),
+        lambda: datastore.bring_disk(FileSource(file, "raw", 1), bench.source),
     ]
     for call in calls:
         with pytest.raises(Invalid, match="plain file name"):
@@ -366,6 +397,7 @@ def test_host_that_does_not_answer_is_unreachable(bench: Bench) -> None:
         lambda: datastore.ensure_removed(["vm-a-seed.iso"]),
         lambda: datastore.check_disk("vm-a-disk0.img"),
         lambda: datastore.read_sha256("image-a.img"),
+        lambda: datastore.bring_disk(FileSource("vm-a-disk0.img", "raw", 1), bench.source),
     ):
         with pytest.raises(HostUnreachable, match=bench.unreachable_host().name):
             call()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import signal
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.flows.processes import Processes, die_at_commit
 from tests.flows.site import ACTOR, Site, settings
 from tests.flows.test_routers import furnish
 from vdc import accounts, secrets, specs
+from vdc.errors import InvalidState, OperationFailed
 from vdc.inventory import read_session, write_session
 from vdc.model import GuestFile
 from vdc.schema import (
@@ -331,6 +334,105 @@ def test_a_tenant_goes_whatever_fails_on_the_way(
     _assert_exported(out)
     acme.assert_agrees()
     assert _vdc(capsys, *offboard)[0] == 3, "gone already"
+
+
+def test_its_disks_go_along_if_it_is_asked_for(
+    acme: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "export"
+    asked = ("tenant", "offboard", "acme", "--export", str(out), "--with-machines", "--with-disks")
+    run.switch_image("acme-own", persistent=True)
+    before = acme.rows()
+
+    def refused(says: str) -> None:
+        code, _, err = _vdc(capsys, *asked, "--plan")
+        assert (code, says in err) == (3, True), err
+        assert acme.rows() == before
+        assert not out.exists()
+
+    with settings(database_url=acme.url, retries=0):
+        refused("disks of machines m-1, m-2 cannot be exported while their guests may write to them")
+        run.power("stop", "m-1", "m-2", tenant="acme")
+        before = acme.rows()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tasks.export_directory.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+            refused("1 MiB are free there. Make room, or give another directory")
+        code, plan, err = _vdc(capsys, *asked, "--plan")
+        assert code == 0, err
+        sizes = {
+            row["disk"]: row["size_mib"]
+            for row in json.loads(_vdc(capsys, *asked, "--plan", "--json")[1])["exported_disks"]
+        }
+        assert sizes["data"] == 8
+        assert (
+            f"Before that 4 disks would be exported, {sum(sizes.values()) + sizes['root']} MiB at most:"
+            in plan
+        )
+        acme.sim.fail_next("datastore.bring_disk")
+        with pytest.raises(OperationFailed, match="Run it again"):
+            run.offboard("acme", str(out), with_disks=True)
+        assert set(acme.machines().values()) == {VmState.STOPPED, VmState.RUNNING}, "nothing was removed"
+        with pytest.raises(InvalidState, match="m-1 is not started: tenant acme is leaving"):
+            run.power("start", "m-1", tenant="acme")
+        acme.sim.fail_next("hypervisor.ensure_removed")
+        with pytest.raises(OperationFailed, match="Run it again"):
+            run.offboard("acme", str(out), with_disks=True)
+        assert run.offboard("acme", str(out), with_disks=True).left == {}
+    listed = json.loads((out / "disk-files.json").read_text())
+    assert sorted((row["machine"], row["disk"]) for row in listed) == [
+        ("", "acme-own"),
+        ("", "data"),
+        ("m-1", "root"),
+        ("m-2", "root"),
+    ]
+    _assert_whole(out)
+    _assert_gone(acme)
+    acme.assert_agrees()
+
+
+def _assert_whole(export: Path) -> None:
+    """The disks in it are those that it lists, whole, and nothing of it is half written."""
+    listed = {row["file"]: row["sha256"] for row in json.loads((export / "disk-files.json").read_text())}
+    there = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in export.glob("*.qcow2")}
+    assert listed == there
+    assert list(export.glob("*.part")) == []
+
+
+def _die_writing(n: int, kind: str, function: Any, *args: Any) -> Any:
+    """Run `function` in this process, which is killed when the n-th file of that name is half written."""
+    replace, seen = Path.replace, [0]
+
+    def count(self: Path, target: Path) -> Path:
+        if target.match(kind):
+            seen[0] += 1
+            if seen[0] == n:
+                os.truncate(self, self.stat().st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = count  # type: ignore[method-assign, assignment]
+    return function(*args)
+
+
+def _offboard_with_disks(out: str) -> Any:
+    return run.offboard("acme", out, with_disks=True)
+
+
+def test_killed_while_disks_are_exported(acme: Site, tmp_path: Path, start: Processes) -> None:
+    out = tmp_path / "export"
+    run.power("stop", "m-1", "m-2", tenant="acme")
+    for n, kind in ((1, "offboarding.json"), (2, "*.qcow2"), (2, "disk-files.json")):
+        child = start.start(_die_writing, n, kind, _offboard_with_disks, str(out))
+        child.process.join(60)
+        assert child.process.exitcode == -signal.SIGKILL, child.answer()
+        assert [file.name for file in out.glob("*.part")] != []
+        run.reconcile()
+        assert list(acme.machines().values()).count(VmState.STOPPED) == 2, "nothing was removed"
+    assert _offboard_with_disks(str(out)).left == {}
+    assert len(list(out.glob("*.qcow2"))) == 3
+    _assert_whole(out)
+    _assert_gone(acme)
+    acme.assert_agrees()
 
 
 def _assert_gone(site: Site) -> None:

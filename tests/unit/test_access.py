@@ -70,7 +70,7 @@ SAID = {
     "bill.check report.see host.see datastore.see cloud.see group.see": ("otsx", "", ""),
     # For administrators alone, as all that no rule names.
     "vm.migrate vm.give host.enroll host.drain host.enable image.import": ("", "", ""),
-    "tenant.create tenant.onboard tenant.quota": ("", "", ""),
+    "tenant.create tenant.onboard tenant.offboard tenant.quota": ("", "", ""),
     "site.reconcile site.meter site.sweep-snapshots site.verify": ("", "", ""),
     "month.bill burnin.burnin scale-test.scale-test": ("", "", ""),
     "datastore.create datastore.mount vnet.create group.create cloud.create what.ever": ("", "", ""),
@@ -338,6 +338,7 @@ FORBIDDEN = [
     ("al", "user add eve --no-password"),
     ("al", "tenant create other"),
     ("ann", "tenant create other"),
+    ("ann", "tenant offboard acme --export /tmp/vdc-not-made --with-machines --with-disks --plan"),
     ("ann", "datastore create d --uri {datastore}"),
     ("ann", "vnet create v --uri vlan://x --vlan 7 --cidr 10.7.0.0/24"),
     ("ann", "group create g --policy affinity"),

@@ -16,7 +16,7 @@ from vdc.errors import Invalid, InvalidState, Unsupported
 from vdc.model import VmSpec
 from vdc.operations import Claim
 from vdc.requests import PowerRequest
-from vdc.schema import Operation, Vm
+from vdc.schema import Operation, Tenant, Vm
 from vdc.states import Desired, VmState, check_allowed
 from vdc.usage import check_running
 
@@ -57,7 +57,9 @@ def claim_power(
     for vm in vms:
         _check(vm, request)
     if BECOMES[request.verb] is Desired.RUNNING:
-        check_running(session, [vm for vm in vms if vm.state in (VmState.STOPPED, VmState.SUSPENDED)])
+        off = [vm for vm in vms if vm.state in (VmState.STOPPED, VmState.SUSPENDED)]
+        _check_stays(session, off)
+        check_running(session, off)
     batch = open_batch(
         session,
         request.verb,
@@ -69,6 +71,14 @@ def claim_power(
     )
     session.execute(update(Vm).where(Vm.id.in_([vm.id for vm in vms])).values(desired=BECOMES[request.verb]))
     return batch
+
+
+def _check_stays(session: Session, vms: list[Vm]) -> None:
+    """Of a tenant that leaves the disks may be on their way out: nobody is to write to them."""
+    for vm in vms:
+        tenant = session.get_one(Tenant, vm.tenant_id)
+        if tenant.state != "active":
+            raise InvalidState(f"Machine {vm.name} is not started: tenant {tenant.name} is {tenant.state}.")
 
 
 def _is_off(vm: Vm) -> bool:
