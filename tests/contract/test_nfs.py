@@ -43,7 +43,7 @@ def _live(bench: Bench, pair: Pair) -> None:
     here, there, spec = pair.here.hypervisor, pair.there.hypervisor, pair.machine.spec
     here.ensure_started(pair.name)
     bench.hand.write_disk(spec, 7)
-    pair.insist()
+    pair.migrate()
     assert pair.states() == (None, "running")
     assert there.ensure_defined(spec) is False
     store = bench.drivers.datastore
