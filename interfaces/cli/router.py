@@ -100,12 +100,14 @@ def create(only_plan: bool, as_json: bool, **options: Any) -> None:
         )
         return
 
+    from interfaces.cli.running import run_flow
+
     def load_flow() -> Any:
         from flows.router import create_router as flow
 
         return flow
 
-    operation_id = _run(load_flow, request)
+    operation_id = run_flow(load_flow, request)
     with reading() as session:
         told = _present(session, request.vnet) | {"operation_id": operation_id}
     if as_json:
@@ -178,12 +180,8 @@ def _forward(
 
         return flow
 
-    operation_id = _run(load_flow, request)
-    if as_json:
-        print_json(told | {"operation_id": operation_id})
-        return
     when = "" if asked.running else " when it is started"
-    print_line(f"The router of {vnet} has these {said}{when}.")
+    _finish(load_flow, request, told, f"The router of {vnet} has these {said}{when}.", as_json)
 
 
 @router.command()
@@ -210,11 +208,9 @@ def redeploy(vnet: str, only_plan: bool, as_json: bool) -> None:
 
         return flow
 
-    operation_id = _run(load_flow, request)
-    if as_json:
-        print_json(told | {"operation_id": operation_id})
-        return
-    print_line(f"{machine.spec.name} was made anew on {machine.spec.host.name}.")
+    _finish(
+        load_flow, request, told, f"{machine.spec.name} was made anew on {machine.spec.host.name}.", as_json
+    )
 
 
 @router.command()
@@ -248,17 +244,26 @@ def delete(vnet: str, only_plan: bool, as_json: bool) -> None:
 
         return flow
 
-    operation_id = _run(load_flow, request)
+    _finish(
+        load_flow,
+        request,
+        told,
+        f"Network {vnet} has no router any more; {told['public_address']} is free.",
+        as_json,
+    )
+
+
+def _finish(
+    load_flow: Callable[[], Callable[..., str]], request: Any, told: dict[str, Any], said: str, as_json: bool
+) -> None:
+    """Run the flow, and tell what is then."""
+    from interfaces.cli.running import run_flow
+
+    operation_id = run_flow(load_flow, request)
     if as_json:
         print_json(told | {"operation_id": operation_id})
         return
-    print_line(f"Network {vnet} has no router any more; {told['public_address']} is free.")
-
-
-def _run(load_flow: Callable[[], Any], request: Any) -> Any:
-    from interfaces.cli.running import run_flow
-
-    return run_flow(load_flow, request)
+    print_line(said)
 
 
 def _print_plan(what: str, told: dict[str, Any], cost: Cost, as_json: bool) -> None:
