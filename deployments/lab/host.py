@@ -15,11 +15,13 @@ READY_TIMEOUT_S = 15.0
 LIBVIRT_SOCKET = "run/libvirt/libvirt-sock"
 
 
-def services() -> dict[str, list[str]]:
+def services(layout: Layout) -> dict[str, list[str]]:
+    # It looks for emulators there.
+    path = f"/{Path(host_files.EMULATOR).parent}:{layout.environment['PATH']}"
     return {
         **openvswitch.services(),
         "sshd": ["/usr/sbin/sshd", "-D", "-f", "/etc/ssh/sshd_config", "-E", "/var/log/sshd.log"],
-        "libvirtd": ["/usr/sbin/libvirtd", "--listen"],
+        "libvirtd": ["/usr/bin/env", f"PATH={path}", "/usr/sbin/libvirtd", "--listen"],
     }
 
 
@@ -30,7 +32,7 @@ def ensure_host(layout: Layout, host: str, hosts: Sequence[str], *, fast_floor: 
         openvswitch.create_database(layout.place(host))
     if host_files.write_settings(layout, host, hosts, fast_floor=fast_floor):
         place.stop_service(layout, host, "libvirtd")
-    started = place.ensure_running(layout, host, services())
+    started = place.ensure_running(layout, host, services(layout))
     openvswitch.ensure_bridge(place.enter(layout, host), host=host)
     wait_until(
         lambda: libvirt_answers(layout, host),

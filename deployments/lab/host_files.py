@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from deployments.lab.layout import Layout, service_address
 from deployments.programs import run
 from drivers.ssh_files import write_if_changed
 
+EMULATOR = f"etc/libvirt/bin/qemu-system-{platform.machine()}"
 NWFILTERS = Path("/etc/libvirt/nwfilter")
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 ROOT_KEY = "root/.ssh/id_ed25519"
@@ -36,6 +38,8 @@ def write_settings(layout: Layout, host: str, hosts: Sequence[str], *, fast_floo
     write_if_changed(directory / "etc/ssh/ssh_known_hosts", _known_hosts(layout, hosts))
     if NWFILTERS.is_dir() and not (directory / "etc/libvirt/nwfilter").exists():
         shutil.copytree(NWFILTERS, directory / "etc/libvirt/nwfilter")
+    (directory / EMULATOR).parent.mkdir(exist_ok=True)
+    write_if_changed(directory / EMULATOR, Path(__file__).with_name("emulator.sh").read_text(), 0o755)
     changed = write_if_changed(directory / "etc/libvirt/libvirtd.conf", _libvirtd(layout, host))
     return (
         write_if_changed(directory / "etc/libvirt/qemu.conf", _qemu(host, fast_floor=fast_floor)) or changed

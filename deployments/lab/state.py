@@ -139,7 +139,7 @@ def write_description(layout: Layout, description: Description) -> None:
 def _observe(layout: Layout, description: Description, host: str) -> LabHost:
     directory = layout.place(host)
     pid = read_pid(directory / "reaper.pid")
-    missing = place.missing_services(layout, host, services())
+    missing = place.missing_services(layout, host, services(layout))
     if "libvirtd" not in missing and not libvirt_answers(layout, host):
         missing.append("libvirtd")
     if read_pid(directory / "listener.pid") is None:

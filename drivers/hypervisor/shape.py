@@ -54,7 +54,10 @@ def read(domain: libvirt.virDomain, disks: Sequence[int]) -> ShapeSeen:
 
 
 def _memory_kib(domain: libvirt.virDomain, on: bool) -> int:
-    return int(domain.memoryStats()["actual"] if on else domain.info()[2])
+    if not on:
+        return int(domain.info()[2])
+    # An emulator may round up what it was asked for, and its balloon tells that.
+    return min(int(domain.memoryStats()["actual"]), int(domain.maxMemory()))
 
 
 def plug(call: Caller, name: str, vcpu: int, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.lab import host_files
 from tests.flows import run
 from tests.flows.engine import Engine
 from tests.flows.processes import Processes, processes
@@ -45,7 +46,7 @@ def _break_image(datacenter: Datacenter) -> Callable[[], object]:
 
 def _break_emulator(datacenter: Datacenter) -> Callable[[], object]:
     """QEMU of h1 ends at once: libvirt cannot ask it what it offers, and defines nothing."""
-    emulator = "/usr/bin/qemu-system-x86_64"
+    emulator = f"/{host_files.EMULATOR}"
     datacenter.on_host("h1", "mount", "--bind", "/bin/false", emulator)
     return lambda: datacenter.on_host("h1", "umount", emulator)
 
