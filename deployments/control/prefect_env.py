@@ -68,12 +68,15 @@ def client_env(settings: Settings, *, verbose: bool = False) -> dict[str, str]:
 
 
 def apply(settings: Settings, *, verbose: bool = False) -> None:
-    """Set the environment of this process for Prefect, which must not be imported yet."""
+    """Set the environment of this process for Prefect, which was not imported, or with this one."""
+    environment = client_env(settings, verbose=verbose)
     if "prefect" in sys.modules:
+        if environment.items() <= os.environ.items():
+            return  # a command's second flow
         raise RuntimeError("prefect_env.apply() must be called before prefect is imported.")
     # A profile of the user's own Prefect is not to be found in our PREFECT_HOME, and Prefect would refuse.
     os.environ.pop("PREFECT_PROFILE", None)
-    os.environ.update(client_env(settings, verbose=verbose))
+    os.environ.update(environment)
     for name in FORWARDED_LOGGERS:
         # Prefect attaches its handler to these but leaves the level, which would be the root's WARNING.
         logging.getLogger(name).setLevel(logging.INFO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_too_late_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "prefect", sys)
     with pytest.raises(RuntimeError, match="before prefect is imported"):
         apply(settings)
+
+
+def test_a_second_flow_of_a_command_finds_all_as_the_first_left_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.delitem(sys.modules, "prefect", raising=False)
+    apply(settings)
+    monkeypatch.setitem(sys.modules, "prefect", sys)
+    apply(settings)
+    with pytest.raises(RuntimeError, match="before prefect is imported"):
+        apply(Settings(home=settings.home, prefect_port=5000))
 
 
 def test_authorities_are_left_out_on_plain_http_only(tmp_path: Path) -> None:
