@@ -258,7 +258,7 @@ def test_what_cannot_be_is_refused(web: Site) -> None:
 
 def test_a_network_that_does_not_follow_connections_takes_no_machine_with_groups(web: Site) -> None:
     with web.sim._db.transaction() as db:
-        db.execute("INSERT INTO switches VALUES ('flat', 0)")
+        db.execute("INSERT INTO switches VALUES ('flat', 0, 0)")
         db.executemany("INSERT INTO uplinks VALUES (?, 'flat')", [("h1",), ("h2",)])
     uri = web.sim.network_uri("flat")
     with write_session(web.url) as session:
