@@ -23,6 +23,13 @@ class Makes(Protocol):
 
     def ensure_removed(self, names: Sequence[str]) -> bool: ...
 
+    def path(self, name: str) -> str: ...
+
+
+def cat(store: Makes) -> Callable[[str], list[str]]:
+    """How a file of a directory is printed."""
+    return lambda file: ["cat", "--", store.path(file)]
+
 
 def bring_disk(
     store: Makes,

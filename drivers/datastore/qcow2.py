@@ -12,7 +12,7 @@ from pathlib import Path
 from drivers import ssh as ssh_module
 from drivers.contract import Access, DatastoreCapabilities
 from drivers.datastore import files
-from drivers.datastore.bringing import bring_disk
+from drivers.datastore.bringing import bring_disk, cat
 from drivers.ssh import Ssh
 from vdc.errors import Busy
 from vdc.model import DiskSpec, FileSource, HostRef, ImageSeen, ImageSpec, StorageUse
@@ -114,10 +114,7 @@ class Qcow2Datastore:
     def bring_disk(
         self, source: FileSource, to: Path, progress: Callable[[int, int], None] | None = None
     ) -> str:
-        def read(file: str) -> list[str]:
-            return ["cat", "--", self.path(file)]
-
-        return bring_disk(self, self._ssh, read, source, to, progress, self._access.call_timeout_s)
+        return bring_disk(self, self._ssh, cat(self), source, to, progress, self._access.call_timeout_s)
 
     def read_sha256(self, file: str) -> str:
         return files.read_sha256(self._ssh, self._directory, file)

@@ -270,8 +270,7 @@ class LabHand:
             for device in self._ports:
                 self._run("ovs-vsctl", "--if-exists", "del-port", self._bridge, device)
             self._run("ovs-vsctl", "--if-exists", "del-br", self._loose)
-        if self._tunnels:
-            self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", self._loose)
-        if not self._openvswitch:
-            for device in (*self._ports, self._loose):
-                self._run("sh", "-c", 'ip link delete dev "$1" 2>/dev/null || true', "sh", device)
+        links = [*self._ports, self._loose] if not self._openvswitch else [self._loose] * self._tunnels
+        for device in links:
+            remove = '[ ! -e "/sys/class/net/$1" ] || ip link delete dev "$1"'
+            self._run("sh", "-c", remove, "sh", device)
