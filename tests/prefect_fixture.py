@@ -10,7 +10,7 @@ import shutil
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +60,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 def give_database(of_server: Settings) -> None:
     """What a first start and `ensure_objects` make, from a copy that is kept: it takes half a minute.
 
-    A first start as an operator has it: tests/flows/test_control.py, tests/lab/test_docs.py.
+    A first start as an operator has it: the demo of tests/lab/test_docs.py.
     """
     checkout, catalogued = _short_hash(str(CHECKOUT)), _short_hash(catalogue.version())
     cache = cache_directory()
@@ -75,10 +75,13 @@ def give_database(of_server: Settings) -> None:
         if not furnished.exists():
             if migrated.exists():
                 shutil.copyfile(migrated, database)
-            else:
-                _serve(of_server, lambda: None)
-                _keep(database, migrated)
-            _serve(of_server, lambda: prefect_objects.ensure_objects(of_server))
+            server.ensure_started(of_server)
+            try:
+                if not migrated.exists():
+                    _keep(database, migrated)
+                prefect_objects.ensure_objects(of_server)
+            finally:
+                server.ensure_stopped(of_server)
             for old in cache.glob(f"prefect-*-{checkout}-*.db"):
                 old.unlink()
             _keep(database, furnished)
@@ -90,21 +93,15 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _serve(of_server: Settings, act: Callable[[], None]) -> None:
-    server.ensure_started(of_server)
-    try:
-        act()
-    finally:
-        server.ensure_stopped(of_server)
-
-
 def _keep(database: Path, kept: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection:
+    """Copy a database, in use or not."""
+    part = kept.with_suffix(".part")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as copy:
+        source.backup(copy)
         # Of the schedules: they would be late whenever it is used.
-        connection.execute("DELETE FROM flow_run")
-        connection.commit()
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copyfile(database, part := kept.with_suffix(".part"))
+        copy.execute("DELETE FROM flow_run")
+        copy.commit()
+        copy.execute("PRAGMA journal_mode=DELETE")
     part.rename(kept)
 
 

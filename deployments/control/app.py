@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployments.control.prefect_env import collect_garbage_rarely
+
 
 def create_app() -> Any:
+    collect_garbage_rarely()
     from prefect.server.api.server import create_app as prefects
 
     _let_schedules_fire()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from deployments import catalogue
 from deployments.catalogue import WORK_POOL
 from deployments.control.health import call
-from deployments.control.prefect_env import HEARTBEAT_S, client_env
+from deployments.control.prefect_env import HEARTBEAT_S, client_env, collect_garbage_rarely
 from vdc.errors import DriverFailure
 from vdc.settings import CHECKOUT, Settings
 
@@ -127,6 +127,7 @@ def _apply_work_pool(client: SyncPrefectClient) -> None:
 
 
 def main() -> None:
+    collect_garbage_rarely()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:

@@ -15,6 +15,8 @@ import pytest
 
 from deployments.control.process import Daemon, start_time
 from tests.flows.operator import Operator
+from tests.prefect_fixture import give_database
+from vdc.settings import Settings
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture
 def operator(tmp_path: Path) -> Iterator[Operator]:
     someone = Operator(tmp_path)
+    give_database(Settings(home=tmp_path, prefect_port=int(someone.env["VDC_PREFECT_PORT"])))
     try:
         yield someone
     finally:
