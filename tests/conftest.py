@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.flows.engine import engine
 from tests.lab_fixture import lab
 from tests.postgres import inventory_url, postgres_server, postgres_url
 from tests.prefect_fixture import prefect_client, prefect_server
+from tests.turns import Turns
 
 __all__ = [
     "ec2",
@@ -25,9 +28,40 @@ __all__ = [
 ]
 
 
+TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of one run take turns: the first makes the place where, the others are told of it."""
+    told = getattr(config, "workerinput", {}).get("turns")
+    config.stash[TURNS] = Turns(told) if told else Turns.make()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[TURNS].remove()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["turns"] = str(node.config.stash[TURNS].place)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with item.config.stash[TURNS].turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, so that at the end no process has one of them and the others nothing."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """The long ones first, so that at the end no process has one of them and the others nothing.
+
+    Those that run alone last: who waits for one then has little left to do.
+    """
+    items.sort(key=_when)
+
+
+def _when(item: pytest.Item) -> int:
+    return 0 if item.get_closest_marker("slow") else 2 if item.get_closest_marker("alone") else 1
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

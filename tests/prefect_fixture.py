@@ -60,7 +60,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 def give_database(of_server: Settings) -> None:
     """What a first start and `ensure_objects` make, from a copy that is kept: it takes half a minute.
 
-    A first start as an operator has it: the demo of tests/lab/test_docs.py.
+    A first start as an operator has it: tests/lab/test_demo.py.
     """
     checkout, catalogued = _short_hash(str(CHECKOUT)), _short_hash(catalogue.version())
     cache = cache_directory()

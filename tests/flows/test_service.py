@@ -150,6 +150,8 @@ def test_every_flow_is_there_with_a_form_that_describes_itself(service: Service)
     assert form["properties"]["start"]["enum"] == ["running", "paused", "stopped"]
     assert form["properties"]["tenant"]["default"] == "default"
     assert form["required"] == ["template"]
+    (automation,) = service.call("/automations/filter", {})
+    assert automation["enabled"] is True
 
 
 def test_a_deployment_from_the_form_is_carried_out_by_the_worker(service: Service) -> None:

@@ -17,6 +17,7 @@ from deployments.lab.leftovers import interfaces, leftovers
 from deployments.lab.state import Lab
 from tests.lab.datacenter import clean, datacenter, enrolled  # noqa: F401 - fixtures
 from tests.lab.guests import GuestMaker, wait_for
+from tests.lab.newcomer import newcomer  # noqa: F401 - a fixture
 from tests.lab.wire import Ports
 from tests.lab_fixture import LabAccess, require_lab
 
