@@ -84,7 +84,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabAccess]:
     try:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("VDC_HOME", str(home))
-            running = control.up(lab_id, hosts=2)
+            # No test asks what a start checks of CPU features, which takes most of its time.
+            running = control.up(lab_id, hosts=2, fast_floor=True)
         known_hosts = home / "ssh" / "known_hosts"
         known_hosts.write_text("".join(f"{host.host_key}\n" for host in running.hosts))
         yield LabAccess(running, Access(home / "ssh" / "id_ed25519", known_hosts))

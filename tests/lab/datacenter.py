@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.bench import BOOT_SECTOR
 from tests.flows import run
 from tests.flows.engine import Engine, running_on
 from tests.flows.site import settings
@@ -26,8 +27,6 @@ from vdc.settings import Settings
 from vdc.states import HOLDING
 
 VLAN = 300
-BOOT_SECTOR = bytes.fromhex("fa f4 eb fd").ljust(510, b"\0") + bytes.fromhex("55 aa")
-"""Interrupts off, halt, and halt again: a guest that costs nothing once it runs."""
 
 
 @dataclass(frozen=True)
