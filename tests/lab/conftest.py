@@ -18,6 +18,7 @@ from deployments.lab.state import Lab
 from tests.lab.datacenter import clean, datacenter, enrolled  # noqa: F401 - fixtures
 from tests.lab.guests import GuestMaker, wait_for
 from tests.lab.newcomer import newcomer  # noqa: F401 - a fixture
+from tests.lab.web import guest, left  # noqa: F401 - fixtures
 from tests.lab.wire import Ports
 from tests.lab_fixture import LabAccess, require_lab
 

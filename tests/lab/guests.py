@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
@@ -28,6 +29,13 @@ def wait_for(look: Callable[[], Result | None], what: str, timeout_s: float = 30
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
         time.sleep(0.05)
     return seen
+
+
+def on_disk(file: Path, at: int, count: int) -> bytes:
+    """`count` bytes, at most 16, of what a guest sees on a qcow2 file, also while it runs."""
+    command = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -v {at} {count}", str(file)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return bytes.fromhex("".join(told.split(":")[1].split()[:count]))  # "00400000:  2a 2a 2a ..."
 
 
 @dataclass(frozen=True, slots=True)

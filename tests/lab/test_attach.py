@@ -13,16 +13,18 @@ import pytest
 
 from deployments.lab.probe import open_probe
 from tests.flows import run
+from tests.flows.engine import Engine
 from tests.flows.processes import Processes
 from tests.lab.datacenter import Datacenter
-from tests.lab.guests import says, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
 from tests.lab.test_flows import start
-from tests.lab.test_snapshots import Guest, _busy, guest
+from tests.lab.test_snapshots import _busy
+from tests.lab.web import Guest
 from vdc import catalog
 from vdc.inventory import read_session, write_session
-from vdc.schema import Image, Vnet, Volume
+from vdc.schema import Image, Vm, Vnet, Volume
 
-__all__ = ["guest", "start"]
+__all__ = ["start"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,18 +47,18 @@ def disks(of: Guest) -> set[str]:
 
 
 @pytest.fixture
-def furnished(clean: Datacenter, tmp_path: Path) -> Datacenter:
+def furnished(datacenter: Datacenter, engine: Engine, tmp_path: Path) -> Datacenter:
     """With an ISO image `tools` and a network `back`."""
-    with read_session(clean.url) as session:
+    with read_session(datacenter.url) as session:
         known = {i.name for i in session.query(Image)} | {v.name for v in session.query(Vnet)}
     if "tools" not in known:
         _write_iso(tmp_path / "tools.iso", b"from-the-disc")
         run.import_image(file=str(tmp_path / "tools.iso"), name="tools", datastore="shared")
     if "back" not in known:
-        with write_session(clean.url) as session:
+        with write_session(datacenter.url) as session:
             net = {"uri": "vlan://ovsbr0", "needs_vlan": True, "vlan_id": BACK, "cidr": "10.4.0.0/24"}
             catalog.create_vnet(session, "back", **net, actor="test")  # type: ignore[arg-type]
-    return clean
+    return datacenter
 
 
 def test_the_guest_sees_what_comes_and_what_goes(furnished: Datacenter, guest: Guest) -> None:
@@ -84,7 +86,7 @@ def test_the_guest_sees_what_comes_and_what_goes(furnished: Datacenter, guest: G
     assert answer["boot_id"] == boot
     assert "10.4.0.9/24" in answer["addresses"]
 
-    # All of it goes along, running and stopped.
+    # All of it goes along while it runs.
     run.migrate("web")
     moved = Guest(furnished, "web")
     assert moved.host != guest.host
@@ -92,33 +94,31 @@ def test_the_guest_sees_what_comes_and_what_goes(furnished: Datacenter, guest: G
     assert moved.sh("head -c 4 /dev/vdb") == "kept"
     assert "from-the-disc" in moved.sh(look)
     assert run.reconcile() == []
+
+    # What was kept comes back with what is on it, into a machine that is off too, and that goes along.
+    run.detach_disk("web", "data", keep=True)
+    furnished.assert_agrees()
+    assert disks(moved) == {"vda"}
     run.power("stop", "web", timeout_s=60)
+    run.attach_disk("web", volume="data")
     run.migrate("web", guest.host)
     run.power("start", "web")
     back = Guest(furnished, "web")
     assert back.boot_id() != boot
     assert disks(back) == {"vda", "vdb"}
+    assert back.sh("head -c 4 /dev/vdb") == "kept"
     wait_for(lambda: says(probe, "10.4.0.9"), "the card answers after a start", 60)
     assert "from-the-disc" in back.sh(look)
 
     # And out again.
     run.detach_nic("web", "back")
     run.detach_disk("web", "tools")
-    run.detach_disk("web", "data", keep=True)
+    run.detach_disk("web", "data")
     furnished.assert_agrees()
     assert disks(back) == {"vda"}
     assert back.sh("ls /sys/block | grep -c sr").strip() == "1"
     assert back.sh("ls /sys/class/net").split() == ["eth0", "lo"]
     assert not says(probe, "10.4.0.9")
-
-    # What was kept comes back with what is on it, into a machine that is off too.
-    run.power("stop", "web", timeout_s=60)
-    run.attach_disk("web", volume="data")
-    run.power("start", "web")
-    assert back.sh("head -c 4 /dev/vdb") == "kept"
-    run.detach_disk("web", "data")
-    assert disks(back) == {"vda"}
-    furnished.assert_agrees()
     assert run.reconcile() == []
     assert run.verify_problems() == []
 
@@ -141,6 +141,18 @@ def test_killed_at_random_points_a_disk_is_in_or_out(
         with read_session(furnished.url) as session:
             there = session.query(Volume).filter(Volume.state == "attached").count() > 0
         wait_for(lambda: disks(guest) == ({"vda", "vdb"} if there else {"vda"}), f"try {n}", 60)  # noqa: B023
+    if there:
+        run.detach_disk("web", "data")
+
+
+def test_a_guest_that_shuts_itself_down_is_adopted_as_stopped(datacenter: Datacenter, guest: Guest) -> None:
+    guest.sh("(sleep 1; poweroff) >/dev/null 2>&1 &")  # when we are out again
+    domstate = ("virsh", "domstate", f"vm-{guest.vm_id}")
+    wait_for(lambda: "shut off" in datacenter.on_host(guest.host, *domstate), "it is off", BOOT_TIMEOUT_S)
+    assert [f.action for f in run.reconcile()] == ["adopted as stopped"]
+    with read_session(datacenter.url) as session:
+        vm = session.get_one(Vm, guest.vm_id)
+        assert (vm.state, vm.desired) == ("stopped", "stopped")
 
 
 def _attach(vm: str) -> str:

@@ -10,7 +10,7 @@ from tests.flows import run
 from tests.lab.datacenter import Datacenter
 from vdc.requests import BurninRequest
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 
 def test_forty_operations_by_three_users(clean: Datacenter, tmp_path: Path) -> None:

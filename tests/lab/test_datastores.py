@@ -16,9 +16,9 @@ from deployments.lab.state import LOCAL_DATASTORE
 from tests.flows import run
 from tests.flows.processes import Processes
 from tests.lab.datacenter import VLAN, Datacenter
-from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, on_disk, says, wait_for
 from tests.lab.test_flows import start
-from tests.lab.test_snapshots import Guest
+from tests.lab.web import SECTOR, Guest
 from vdc import catalog, specs
 from vdc.errors import NoCapacity, OperationFailed
 from vdc.inventory import read_session, write_session
@@ -251,9 +251,13 @@ def test_an_image_is_brought_once_and_a_machine_takes_its_disk_along(
     away = {"h1": "h2", "h2": "h1"}[home]
     run.migrate("web", away, with_storage=True, cold=True)
     assert _where(own, "web") == away
-    assert guest.boot_id() != before["boot_id"]
-    assert guest.read() == ("-", "marked"), "its memory went, its disk did not"
-    assert _data(guest) == "data"
+    assert own.on_host(away, "virsh", "domstate", f"vm-{guest.vm_id}").strip() == "running"
+    assert says(guest.probe, guest.address) == {}, "its memory went, it starts anew"
+    files = own_directory(own, away)
+    assert on_disk(files / guest.file.name, SECTOR * 512, 7) == b"marked ", "its disk did not"
+    with read_session(own.url) as session:
+        data = session.query(Volume.file).filter(Volume.name == "data").scalar()
+    assert on_disk(files / str(data), 0, 4) == b"data"
     assert run.reconcile() == []
 
 

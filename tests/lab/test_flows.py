@@ -30,7 +30,7 @@ MADE = {"ensure network", "ensure disk", "ensure seed", "define", "start"}
 
 
 @pytest.fixture
-def start(clean: Datacenter, engine: Engine) -> Iterator[Processes]:
+def start(datacenter: Datacenter, engine: Engine) -> Iterator[Processes]:
     names = ("HOME", "PREFECT_API_URL", "DATABASE_URL", "OPERATION_LEASE_S")
     with processes({f"VDC_{name}": os.environ[f"VDC_{name}"] for name in names}, engine) as made:
         yield made
@@ -128,26 +128,6 @@ def test_killed_at_random_points_reconcile_finishes(clean: Datacenter, start: Pr
         survivors += len([name for name in clean.live() if name.startswith(f"k{n}-")])
         run.terminate(*clean.live())
     assert survivors == 3 * KILLED_TIMES, "what was begun is taken forward"
-
-
-def test_a_guest_that_shuts_itself_down_is_adopted_as_stopped(clean: Datacenter) -> None:
-    run.deploy(count=1, name="web")
-    domain = next(iter(set.union(*clean.domains().values())))
-    host = next(h for h, names in clean.domains().items() if domain in names)
-    # ACPI reaches a guest only once it listens: press the button until it does.
-    _wait_for(
-        lambda: (
-            clean.on_host(host, "virsh", "domstate", domain).strip() == "shut off"
-            # It may have gone down since: virsh would complain.
-            or not clean.on_host(host, "sh", "-c", f"virsh shutdown {domain} || true")
-        ),
-        deadline_s=120,
-    )
-    found = run.reconcile()
-    assert [f.action for f in found] == ["adopted as stopped"]
-    with read_session(clean.url) as session:
-        vm = session.query(Vm).filter(Vm.name == "web").filter(Vm.state.in_(HOLDING)).one()
-        assert (vm.state, vm.desired) == ("stopped", "stopped")
 
 
 def test_scale_test_with_its_floor_leaves_nothing(clean: Datacenter, tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import pytest
 
 from tests.flows import run
 from tests.lab.datacenter import Datacenter
-from tests.lab.test_snapshots import Guest, guest
+from tests.lab.web import Guest
 from vdc.inventory import read_session
 from vdc.schema import Operation, Vm
 from vdc.states import VmState
-
-__all__ = ["guest"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -39,7 +37,7 @@ def disk_mib(of: Guest) -> int:
     return int(of.sh("cat /sys/block/vda/size")) // 2048
 
 
-def test_the_guest_sees_it(clean: Datacenter, guest: Guest) -> None:
+def test_the_guest_sees_it(datacenter: Datacenter, guest: Guest) -> None:
     boot, memory = guest.boot_id(), memory_kib(guest)
     assert (cpus(guest), disk_mib(guest)) == (1, 32)
     guest.write("one")
@@ -51,7 +49,7 @@ def test_the_guest_sees_it(clean: Datacenter, guest: Guest) -> None:
     assert guest.read() == ("one", "one")
 
     run.migrate("web")
-    moved = Guest(clean, "web")
+    moved = Guest(datacenter, "web")
     assert moved.host != guest.host
     assert resize(moved, vcpu=3, memory_mib=160) == dict.fromkeys(("vcpu", "memory_mib"), "at its next start")
     assert (cpus(moved), memory_kib(moved), disk_mib(moved)) == (1, memory, 64)

@@ -21,7 +21,7 @@ from vdc.routers import listing
 from vdc.schema import Vm
 from vdc.states import HOLDING
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PUBLIC, ACME, BOLT = 320, 321, 322
 SERVER = "203.0.113.1"
