@@ -167,6 +167,9 @@ def _ask(spec: VmSpec) -> str:
 
 def converge_routers() -> list[Finding]:
     """Ask every router that runs what it knows, and tell those that do not know all."""
+    routed = read(routed_networks)
+    if not routed:
+        return []
     known = read(read_known)
     answers = [(one, _ask.submit(quote(one.spec))) for one in known]
     findings: list[Finding] = []
@@ -180,8 +183,7 @@ def converge_routers() -> list[Finding]:
             wrong.append(one.router_id)
     if wrong:
         recorded(record_unsure, wrong)
-    others = set(read(routed_networks)) - silent
-    tellings = recorded(claim_telling, others, actor=actor())
+    tellings = recorded(claim_telling, set(routed) - silent, actor=actor())
     with fenced(*(telling.claim for telling in tellings)) as fence:
         for telling in tellings:
             try:

@@ -315,6 +315,9 @@ class Fence:
 
         A flow that fails leaves threads behind: nobody records what they do, so they may do nothing more.
         """
+        if not self._held:  # nothing to renew, as mostly in reconcile
+            yield self
+            return
         thread = threading.Thread(target=self._renew_forever, args=(on_error,), name="heartbeat", daemon=True)
         thread.start()
         try:

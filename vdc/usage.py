@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def check_quota(session: Session, tenant: Tenant, adding: Use, owner_id: str | N
 
     Raises QuotaExceeded with the numbers of each limit that would be passed.
     """
-    left = _check(tenant, f"Tenant {tenant.name}", tenant_use(session, tenant.id), adding, "")
+    left = _check(tenant, f"Tenant {tenant.name}", lambda: tenant_use(session, tenant.id), adding, "")
     return left + check_user_quota(session, adding, owner_id)
 
 
@@ -131,7 +131,8 @@ def check_user_quota(session: Session, adding: Use, owner_id: str | None) -> lis
     user = session.get(User, owner_id) if owner_id else None
     if user is None:
         return []
-    return _check(user, f"User {user.name}", user_use(session, user.id), adding, f" of user {user.name}")
+    whose = f" of user {user.name}"
+    return _check(user, f"User {user.name}", lambda: user_use(session, user.id), adding, whose)
 
 
 def check_vm_limits(session: Session, tenant: Tenant, size: Use, owner_id: str | None = None) -> None:
@@ -159,13 +160,17 @@ def check_running(session: Session, vms: Sequence[Vm]) -> None:
         check_quota(session, session.get_one(Tenant, tenant_id), Use(running_vcpu=vcpu), owner_id)
 
 
-def _check(row: Any, who: str, use: Use, adding: Use, whose: str) -> list[str]:
+def _check(row: Any, who: str, using: Callable[[], Use], adding: Use, whose: str) -> list[str]:
+    """`using` is asked only if there is a limit."""
+    limits = {name: limit for name, _ in QUOTA_WORDS if (limit := getattr(row, f"max_{name}")) is not None}
+    if not limits:
+        return []
+    use = using()
     left, passed = [], []
     for name, word in QUOTA_WORDS:
-        limit = getattr(row, f"max_{name}")
-        if limit is None:
+        if name not in limits:
             continue
-        used, more = getattr(use, name), getattr(adding, name)
+        limit, used, more = limits[name], getattr(use, name), getattr(adding, name)
         if more and used + more > limit:
             passed.append(f"{used} of {limit} {word} used, {more} more asked")
         else:

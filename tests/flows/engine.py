@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -51,6 +52,14 @@ class Submitted:
 
     def add_done_callback(self, callback: Callable[[Submitted], None]) -> None:
         self.future.add_done_callback(lambda _: callback(self))
+
+
+@cache
+def _validated(function: Callable[..., Any]) -> Any:
+    """What Prefect makes at each call to check the arguments: a model of them, which takes milliseconds."""
+    from prefect._internal.pydantic.validated_func import ValidatedFunction
+
+    return ValidatedFunction(function, config={"arbitrary_types_allowed": True})
 
 
 def _run_flow(flow: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,6 +116,7 @@ def running_on(engine: Engine) -> Iterator[None]:
     from prefect.tasks import Task
 
     with ExitStack() as patches:
+        patches.enter_context(patch("prefect.flows.ValidatedFunction", lambda fn, config: _validated(fn)))
         patches.enter_context(patch.object(Flow, "__call__", _run_flow))
         patches.enter_context(patch.object(Task, "__call__", _run_task))
         patches.enter_context(patch.object(Task, "submit", _submit_task))

@@ -10,15 +10,15 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.orm import Session
 
 from drivers.simulated import Simulation, Store, Switch, host_facts
@@ -58,7 +58,7 @@ def new_inventory(url: str) -> str:
     """Make `url` an inventory as `vdc up` does."""
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).write_bytes(_migrated())
-        _share_compiled(url)
+        quick(url)
     else:
         inventory.migrate(url)
     return url
@@ -67,14 +67,18 @@ def new_inventory(url: str) -> str:
 _COMPILED: dict[Any, Any] = {}
 
 
-def _share_compiled(url: str) -> None:
-    """Let all inventories of these tests share one cache of compiled statements.
+def quick(url: str) -> None:
+    """Let this process's engine share compiled statements with those of other tests, and wait for no disk.
 
-    SQLAlchemy keeps one for each engine: to fill it anew for each test took a third of the tests' time.
+    SQLAlchemy keeps a cache for each engine: to fill it anew for each test took a third of the tests' time.
+    No test cuts the power, which is all that a commit need not survive here.
     """
+    if not url.startswith("sqlite:///"):
+        return
     engine = inventory.engine(url)
     engine.dialect = _dialect()
     engine.update_execution_options(compiled_cache=_COMPILED)
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
 
 
 @lru_cache(maxsize=1)
@@ -84,25 +88,68 @@ def _dialect() -> Any:
         return engine.dialect
 
 
-@lru_cache(maxsize=1)
-def _a_site() -> tuple[Path, bytes, bytes]:
-    """Where a site was made, its hosts' file and its inventory's."""
-    directory = Path(mkdtemp(prefix="vdc-site-"))
-    try:
-        made = Site.create(directory)
-        files = (made.sim.path, directory / "inventory.db")
-        contents = [_contents(file) for file in files]
-        made.sim.delete()
-        inventory.engine(made.url).dispose()
-        return directory, contents[0], contents[1]
-    finally:
-        shutil.rmtree(directory)
+@dataclass(frozen=True)
+class _Kept:
+    """A site that was made somewhere, to be copied: its hosts' file and its inventory's."""
+
+    directory: Path
+    hosts: bytes
+    rows: bytes
+
+    @classmethod
+    def of(cls, site: Site) -> _Kept:
+        directory = site.sim.path.parent
+        return cls(directory, _contents(site.sim.path), _contents(directory / INVENTORY))
+
+    def write(self, directory: Path) -> None:
+        """Into an empty directory; the path in its names is replaced by one as long."""
+        old, new = os.fsencode(self.directory), os.fsencode(directory)
+        assert len(old) == len(new)
+        (directory / HOSTS).write_bytes(self.hosts.replace(old, new))
+        (directory / INVENTORY).write_bytes(self.rows.replace(old, new))
+
+
+HOSTS, INVENTORY = "dc.db", "inventory.db"
 
 
 def _contents(file: Path) -> bytes:
     """Of an SQLite database, with what is still in its log."""
     with closing(sqlite3.connect(file)) as connection:
         return connection.serialize()
+
+
+@cache
+def _a_site(shared: bool) -> _Kept:
+    directory = Path(mkdtemp(prefix="vdc-site-"))
+    try:
+        made = Site.create(directory, shared=shared)
+        kept = _Kept.of(made)
+        made.close()
+        return kept
+    finally:
+        shutil.rmtree(directory)
+
+
+def once(furnish: Callable[..., Site]) -> Callable[..., Site]:
+    """A fixture that makes something on a site that was just copied: the first time; then that is copied too.
+
+    What it does elsewhere than on the site's hosts and in its inventory is done the first time only.
+    """
+    kept: list[_Kept] = []
+
+    @wraps(furnish)
+    def made(**fixtures: Any) -> Site:
+        (site,) = (fixture for fixture in fixtures.values() if isinstance(fixture, Site))
+        if kept:
+            site.close()
+            kept[0].write(site.sim.path.parent)
+            quick(site.url)
+        else:
+            assert furnish(**fixtures) is site
+            kept.append(_Kept.of(site))
+        return cast(Site, site)
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -129,7 +176,7 @@ class Site:
     ) -> Site:
         """Hosts enrolled; networks `blue` and `green`; image and template `tiny` with a card on each."""
         sim = Simulation.create(
-            directory / "dc.db",
+            directory / HOSTS,
             hosts=hosts,
             datastores=[Store("shared", shared)],
             switches=[Switch("trunk0", tunnels=tunnels)],
@@ -141,23 +188,26 @@ class Site:
 
     @classmethod
     @contextmanager
-    def copied(cls) -> Iterator[Site]:
-        """A site as `create` makes it, from a copy: the path in its names is replaced by one as long."""
-        template, hosts, rows = _a_site()
+    def copied(cls, *, shared: bool = True) -> Iterator[Site]:
+        """A site as `create` makes it, from a copy."""
+        kept = _a_site(shared)
         directory = Path(mkdtemp(prefix="vdc-site-"))
-        old, new = os.fsencode(template), os.fsencode(directory)
-        assert len(old) == len(new)
         try:
-            sim, url = directory / "dc.db", f"sqlite:///{directory / 'inventory.db'}"
-            sim.write_bytes(hosts.replace(old, new))
-            (directory / "inventory.db").write_bytes(rows.replace(old, new))
-            _share_compiled(url)
-            made = cls(Simulation(sim), url)
+            kept.write(directory)
+            url = f"sqlite:///{directory / INVENTORY}"
+            quick(url)
+            made = cls(Simulation(directory / HOSTS), url, shared)
             yield made
-            made.sim.delete()
-            inventory.engine(url).dispose()
+            made.close()
         finally:
             shutil.rmtree(directory)
+
+    def close(self) -> None:
+        """Remove its files, where its inventory is one too."""
+        self.sim.delete()
+        inventory.engine(self.url).dispose()
+        for file in self.sim.path.parent.glob(f"{INVENTORY}*"):
+            file.unlink()
 
     def _write_down(
         self,
@@ -276,11 +326,12 @@ class Site:
 
     def rows(self) -> dict[str, list[str]]:
         """Every row of the inventory, but for when something was last looked at, and for what was refused."""
-        with read_session(self.url) as session:
+        # As they are in the database: to make Python's types of all that takes ten times as long.
+        with inventory.engine(self.url).connect() as connection:
             return {
                 table.name: sorted(
                     str({k: v for k, v in row.items() if k not in ("observed_at", "load_1m", "free_mib")})
-                    for row in session.execute(select(table)).mappings()
+                    for row in connection.exec_driver_sql(f'SELECT * FROM "{table.name}"').mappings()
                 )
                 for table in Vm.metadata.sorted_tables
                 if table.name != "refusals"

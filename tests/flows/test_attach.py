@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from tests.flows import run
 from tests.flows.processes import Processes
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from vdc import catalog, specs
 from vdc.claims.images import claim_import, record_imported
 from vdc.errors import (
@@ -35,6 +35,7 @@ from vdc.tariffs import add_tariff
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1, and an ISO image `tools`."""
     run.deploy(count=1, name="web")

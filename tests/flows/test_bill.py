@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from reports import files
 from tests.flows import run
-from tests.flows.site import Site
+from tests.flows.site import Site, once
 from vdc import catalog
 from vdc.billing import claim_bills, read_bill, read_issued, read_site, record_bills
 from vdc.errors import Conflict, Invalid, InvalidState, NotFound, Superseded, VdcError
@@ -44,6 +44,7 @@ def move(site: Site, name: str, **instants: datetime) -> None:
 
 
 @pytest.fixture
+@once
 def used(site: Site) -> Site:
     """Tenant `acme` had a machine for 100 hours of the month that is over, and one that is there still."""
     with write_session(site.url) as session:

@@ -160,7 +160,6 @@ def test_the_list_shows_where_it_is_and_its_address(rack: Site) -> None:
     assert shown["instance"]["type"] == "t3.nano"
 
 
-@pytest.mark.prefect
 @pytest.mark.parametrize("again", ["reconcile", "reconcile killed too"])
 def test_killed_right_after_the_launch(rack: Site, ec2: Control, start: Processes, again: str) -> None:
     ec2.hold("RunInstances")

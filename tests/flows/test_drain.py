@@ -11,7 +11,7 @@ from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.processes import Processes
-from tests.flows.site import Site, settings
+from tests.flows.site import Site, once, settings
 from vdc import catalog
 from vdc.claims.hosts import set_enabled
 from vdc.errors import Conflict, NoCapacity, NotFound, OperationFailed
@@ -34,6 +34,7 @@ def on_h1(site: Site, **request: Any) -> None:
 
 
 @pytest.fixture
+@once
 def webs(site: Site) -> Site:
     """A site with three machines on h1, none on h2."""
     on_h1(site, count=3, name="web")

@@ -16,6 +16,7 @@ import pytest
 
 from drivers.simulated import Simulation
 from tests.flows import run
+from tests.flows.engine import running_on
 from tests.flows.processes import Processes
 from tests.flows.site import Site, settings
 from vdc.errors import OperationFailed
@@ -24,8 +25,6 @@ from vdc.reconciliation import Finding
 from vdc.schema import Operation
 from vdc.settings import Settings
 from vdc.states import VmState
-
-pytestmark = pytest.mark.prefect
 
 RETRIES = 2
 """Of tests: see `prefect_client`."""
@@ -119,13 +118,16 @@ def _site(directory: Path, cases: list[Case]) -> Site:
 
 @pytest.fixture(scope="module")
 def deployed(prefect_client: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    """One machine on each host, each of which fails in its own way."""
+    """One machine on each host, each of which fails in its own way.
+
+    Simulated: that Prefect tries again what is busy, and tells of what fails, is seen of `terminated`.
+    """
     site = _site(tmp_path_factory.mktemp("deploy"), DEPLOY)
     baseline = site.snapshot()
     for case in DEPLOY:
         case.inject(site.sim)
     count = len(DEPLOY) + 1
-    with settings(database_url=site.url):
+    with settings(database_url=site.url), running_on("simulated"):
         with pytest.raises(OperationFailed) as failed:
             run.deploy(count=count, name="web")
         yield Seen(site, baseline, failed.value, _machine_of_each_host(site, count))
@@ -158,12 +160,14 @@ def test_after_failed_deployments_hosts_and_inventory_agree(deployed: Seen) -> N
     assert f"{fatal} of {len(DEPLOY) + 1} machines failed" in str(deployed.error)
 
     alive = [name for name, state in site.machines().items() if state is VmState.RUNNING]
-    run.terminate(*alive)
+    with running_on("simulated"):
+        run.terminate(*alive)
     assert site.snapshot() == deployed.baseline
 
 
 @pytest.fixture(scope="module")
 def terminated(prefect_client: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    """As `deployed`, by Prefect: also for what tries again there and tells of what fails."""
     site = _site(tmp_path_factory.mktemp("terminate"), TERMINATE)
     baseline = site.snapshot()
     count = len(TERMINATE) + 1
@@ -317,7 +321,12 @@ def test_a_claim_that_cannot_be_written_never_was(site: Site, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("where", "fault", "expected"),
     [
-        ("tasks.releasing.record_provisioned", False, [VmState.RUNNING, VmState.RUNNING]),
+        pytest.param(
+            "tasks.releasing.record_provisioned",
+            False,
+            [VmState.RUNNING, VmState.RUNNING],
+            marks=pytest.mark.prefect,
+        ),
         ("tasks.batches.close_batch", False, [VmState.RUNNING, VmState.RUNNING]),
         # Not written down as failing, it is taken forward: what made it fail has passed.
         ("tasks.fanout.mark_failing", True, [VmState.RUNNING, VmState.RUNNING]),

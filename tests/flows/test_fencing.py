@@ -26,8 +26,6 @@ from vdc.requests import DeployRequest
 from vdc.schema import Operation, utc_now
 from vdc.states import VmState
 
-pytestmark = pytest.mark.alone
-
 
 def _stop(site: Site, child: Child) -> None:
     """Stop a process, but not inside a transaction: SQLite would let nobody else write until it wakes."""
@@ -62,6 +60,7 @@ def _wait_for_lease(site: Site) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.alone  # half a second without a call tells that all stand still
 @pytest.mark.parametrize(
     ("call", "skip"),
     [("ensure_network", 0), ("ensure_disk", 1), ("ensure_started", 0)],

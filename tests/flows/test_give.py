@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from vdc import catalog
 from vdc.claims.giving import give
 from vdc.errors import Conflict, Forbidden, Invalid, InvalidState, NotFound, QuotaExceeded
@@ -14,6 +14,7 @@ from vdc.schema import Tenant, UsageEvent, Vm, Vnet
 
 
 @pytest.fixture
+@once
 def bolt(site: Site) -> Site:
     """A site with machine `web` of tenant `default`, and a tenant `bolt`."""
     with write_session(site.url) as session:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes, die_at_commit
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from tests.flows.test_snapshot import _kill
 from tests.requires import missing
 from vdc import catalog
@@ -46,6 +46,7 @@ DELETING = ("datastore.ensure_removed",)
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with tenants, and a machine `web` that runs on h1 and has `a` on its disk."""
     with write_session(site.url) as session:

@@ -11,7 +11,7 @@ import pytest
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
-from tests.flows.site import Site, settings
+from tests.flows.site import Site, once, settings
 from vdc import catalog
 from vdc.errors import Conflict, Invalid, InvalidState, NoCapacity, NotFound, OperationFailed, Unsupported
 from vdc.inventory import read_session, write_session
@@ -32,6 +32,7 @@ CALLS = (
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1."""
     site.with_machine("web")

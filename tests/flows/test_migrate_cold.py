@@ -7,7 +7,7 @@ import pytest
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
-from tests.flows.site import Site
+from tests.flows.site import Site, once
 from tests.flows.test_migrate import WITHOUT_MIDDLE, migrate, on, operation, whole
 from vdc.errors import InvalidState, NoCapacity, OperationFailed
 from vdc.inventory import write_session
@@ -30,6 +30,7 @@ DONE = "migration finished"
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1, stopped."""
     site.with_machine("web")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from tests.flows.conftest import LEASE_S
 from tests.flows.engine import Engine
 from tests.flows.forms import FORMS
 from tests.flows.processes import Processes
-from tests.flows.site import ACTOR, Site, settings
+from tests.flows.site import ACTOR, Site, once, settings
 from tests.flows.test_migrate import operation, whole
 from vdc import specs
 from vdc.claims.migrate import claim_migrate
@@ -29,14 +28,17 @@ from vdc.states import VmState
 
 
 @pytest.fixture
-def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
+def site(engine: Engine) -> Iterator[Site]:
     """Two simulated hosts, each with a part of the datastore for itself."""
-    made = Site.create(tmp_path, shared=False)
-    with settings(database_url=made.url, operation_lease_s=LEASE_S):
+    with (
+        Site.copied(shared=False) as made,
+        settings(database_url=made.url, operation_lease_s=LEASE_S),
+    ):
         yield made
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1, whose guest wrote `mark` on its disk."""
     site.with_machine("web")

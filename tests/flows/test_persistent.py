@@ -17,7 +17,7 @@ from reports.usage import read_events
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes, die_at_commit
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from vdc import catalog
 from vdc.billed import Billed
 from vdc.claims.giving import give
@@ -38,6 +38,7 @@ SWITCHING = {
 
 
 @pytest.fixture
+@once
 def own(site: Site) -> Site:
     """A site with tenants acme and bolt; acme's own image `home`, and a template of it."""
     with write_session(site.url) as session:
@@ -51,6 +52,7 @@ def own(site: Site) -> Site:
 
 
 @pytest.fixture
+@once
 def home(own: Site) -> Site:
     """As `own`, and the image is persistent."""
     run.switch_image("home", True)

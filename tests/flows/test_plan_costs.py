@@ -25,7 +25,7 @@ from interfaces.cli.main import cli
 from reports.bill import bills
 from reports.usage import read_events
 from tests.flows import run
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from tests.requires import missing
 from vdc import catalog
 from vdc.billed import Billed
@@ -95,6 +95,7 @@ def calendar() -> Iterator[Calendar]:
 
 
 @pytest.fixture
+@once
 def web(calendar: Calendar, site: Site) -> Site:
     """A site with these prices, machine `web` of tenant acme, a tenant bolt, and a network of acme's own."""
     with write_session(site.url) as session:

@@ -7,7 +7,7 @@ import pytest
 from drivers.simulated import host_facts
 from tests.flows import run
 from tests.flows.processes import Processes
-from tests.flows.site import Site
+from tests.flows.site import Site, once
 from vdc.errors import Conflict
 from vdc.model import nic_device, seed_file
 from vdc.reconciliation import Finding
@@ -16,6 +16,7 @@ from vdc.states import VmState
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine on each host, `web-1` on h1 and `web-2` on h2."""
     run.deploy(count=2, name="web")
@@ -187,7 +188,6 @@ def test_a_machine_that_is_found_on_another_host_is_adopted_there(web: Site) -> 
     assert spec.domain not in web.sim.snapshot_state()["domains"].get("h2", {})
 
 
-@pytest.mark.prefect
 def test_only_one_reconcile_at_a_time(web: Site, start: Processes) -> None:
     web.sim.hold("read_domains")
     first = start.start(run.reconcile)

@@ -306,22 +306,34 @@ def test_a_plan_touches_nothing_and_says_what_would_be(
     assert (site.rows(), site.sim.snapshot_state(), site.sim.call_count()) == before
 
 
+TYPED_IN_TURN = """
+import json, sys
+from interfaces.cli.main import main
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        codes.append(end.code)
+print(json.dumps(codes))
+"""
+
+
 def test_work_without_a_server_is_refused(places: dict[str, str], tmp_path: Path) -> None:
-    """With the true command: nothing of Prefect is imported before, so that this takes no time."""
+    """In a process of its own: nothing of Prefect is imported before, so that this takes no time."""
     site = _site(places)
     before = site.rows(), site.sim.snapshot_state()
-    env = os.environ | {"VDC_HOME": str(tmp_path), "VDC_PREFECT_PORT": str(free_port())}
-    for arguments in ([*DEPLOY], ["vm", "terminate", "web"], ["reconcile"]):
-        seen = subprocess.run(
-            [sys.executable, "-m", "interfaces.cli.main", *arguments],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert seen.returncode == 3, seen.stderr
-        assert "start the control plane with `vdc up`" in seen.stderr
+    commands = [[*DEPLOY], ["vm", "terminate", "web"], ["reconcile"]]
+    seen = subprocess.run(
+        [sys.executable, "-c", TYPED_IN_TURN, json.dumps(commands)],
+        env=os.environ | {"VDC_HOME": str(tmp_path), "VDC_PREFECT_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(seen.stdout) == [3] * len(commands), seen.stderr
+    assert seen.stderr.count("start the control plane with `vdc up`") == len(commands)
     assert (site.rows(), site.sim.snapshot_state()) == before
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
-from tests.flows.site import Site
+from tests.flows.site import Site, once
 from vdc import catalog
 from vdc.errors import (
     Conflict,
@@ -45,6 +45,7 @@ MORE = Size(3, 96, 80)
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` on h1."""
     site.with_machine("web")

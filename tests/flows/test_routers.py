@@ -14,7 +14,7 @@ from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.processes import Processes
-from tests.flows.site import ACTOR, Site, settings
+from tests.flows.site import ACTOR, Site, once, settings
 from vdc import catalog, specs
 from vdc.claims.hosts import set_enabled
 from vdc.claims.marks import rename
@@ -57,6 +57,7 @@ def furnish(site: Site, tenants: Sequence[str] = ("acme",)) -> Site:
 
 
 @pytest.fixture
+@once
 def routed(site: Site) -> Site:
     """Tenant acme, with a router of its network and machine web-1 on it."""
     furnish(site)

@@ -80,7 +80,6 @@ def test_a_machine_that_fails_is_said_and_taken_back(site: Site, tmp_path: Path)
     assert "Repetition 1, ours: 1 of 3 machines failed to deploy; it counts in no figure." in text
 
 
-@pytest.mark.prefect
 @pytest.mark.parametrize(
     ("call", "state"),
     [("ensure_started", VmState.FAILED), ("hypervisor.ensure_removed", VmState.GONE)],
@@ -102,7 +101,8 @@ def test_killed_in_the_middle_reconcile_leaves_nothing(
     site.assert_agrees()
     assert state in site.machines().values()
     assert run.reconcile() == []
-    run.scale_test(count=1, repetitions=1, out=str(tmp_path / "again"))
+    if state == VmState.FAILED:
+        run.scale_test(count=1, repetitions=1, out=str(tmp_path / "again"))
 
 
 def test_killed_between_making_and_removing_reconcile_removes(
@@ -146,8 +146,9 @@ def _name(vm_id: str) -> str:
         return session.get_one(Vm, vm_id).name
 
 
-@pytest.mark.prefect
-@pytest.mark.parametrize("point", ["ensure_started", "hypervisor.ensure_removed"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("ensure_started", marks=pytest.mark.prefect), "hypervisor.ensure_removed"]
+)
 def test_interrupted_it_removes_what_there_is(
     site: Site, start: Processes, tmp_path: Path, point: str
 ) -> None:

@@ -11,7 +11,7 @@ from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
 from tests.flows.processes import Processes
-from tests.flows.site import ACTOR, Site
+from tests.flows.site import ACTOR, Site, once
 from vdc import accounts, catalog, security_groups
 from vdc.claims.giving import give
 from vdc.errors import Conflict, Invalid, InvalidState, NotFound, OperationFailed, Unsupported
@@ -24,6 +24,7 @@ SSH = "first_port=22"
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with machines `web-1` on h1 and `web-2` on h2, and a group `ssh` that lets port 22 in."""
     run.deploy(count=2, name="web")
@@ -125,6 +126,7 @@ def test_a_process_that_died_in_between(web: Site, start: Processes) -> None:
 
 
 @pytest.fixture
+@once
 def database(site: Site) -> Site:
     """Machine `db` in group `db`, which lets in who is in group `app`: nobody yet."""
     with write_session(site.url) as session:

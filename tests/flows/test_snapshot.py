@@ -10,7 +10,7 @@ import pytest
 from tests.flows import run
 from tests.flows.forms import FORMS, PASSING, spread
 from tests.flows.processes import Processes
-from tests.flows.site import Site, settings
+from tests.flows.site import Site, once, settings
 from vdc.errors import (
     Conflict,
     Invalid,
@@ -32,6 +32,7 @@ DELETING = ("hypervisor.ensure_snapshot_removed",)
 
 
 @pytest.fixture
+@once
 def web(site: Site) -> Site:
     """A site with a machine `web` that runs on h1; what it writes is `a` on its disk, `A` in its memory."""
     site.with_machine("web")

@@ -13,7 +13,7 @@ import pytest
 from interfaces.cli.errors import guarded
 from interfaces.cli.main import cli
 from tests.flows import run
-from tests.flows.site import ACTOR, Site, settings
+from tests.flows.site import ACTOR, Site, once, settings
 from vdc import catalog, operations
 from vdc.claims.snapshot_sweep import Due, claim_due, keep, read_due
 from vdc.clock import running_on
@@ -46,6 +46,7 @@ def calendar() -> Iterator[Calendar]:
 
 
 @pytest.fixture
+@once
 def web(calendar: Calendar, site: Site) -> Site:
     """A site with tenant acme and its machine `web`."""
     with write_session(site.url) as session:

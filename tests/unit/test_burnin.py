@@ -67,7 +67,7 @@ def test_what_is_drawn_may_be_asked_of_the_machine_that_is_named() -> None:
     view = _view(*seen.values())
     chance = Random(1)
     drawn_often = Counter[str]()
-    for _ in range(4000):
+    for _ in range(1500):
         drawn = draw(chance, view)
         drawn_often[drawn.label] += 1
         of = [*drawn.arguments.get("vms", ()), *filter(None, [drawn.arguments.get("vm")])]

@@ -37,13 +37,13 @@ def _modules(tmp_path: Path, *arguments: str) -> set[str]:
     return set(json.loads(done.stderr[done.stderr.rindex("[") :]))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json"), ("up", "--help")])
+@pytest.mark.parametrize("arguments", [("status",), ("status", "--json"), ("up", "--help")])
 def test_no_slow_import(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert not _modules(tmp_path, *arguments) & SLOW
 
 
-def test_help_needs_no_database_library(tmp_path: Path) -> None:
-    assert "sqlalchemy" not in _modules(tmp_path, "--help")
+def test_help_needs_no_database_library_either(tmp_path: Path) -> None:
+    assert not _modules(tmp_path, "--help") & {*SLOW, "sqlalchemy"}
 
 
 def test_help_names_what_there_is(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_status_costs_little_more_than_its_database_library(
     monkeypatch.setenv("VDC_HOME", str(tmp_path))
     pairs = [
         (_cpu_s("-c", "import sqlalchemy.orm"), _cpu_s("-m", "interfaces.cli.main", "status", "--json"))
-        for _ in range(5)
+        for _ in range(3)
     ]
     yardstick, ours = (min(column) for column in zip(*pairs, strict=True))
     assert ours < 2 * yardstick

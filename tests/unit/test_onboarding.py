@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,8 +24,9 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluZGlzdGluZ3Vpc2hhYmxlZnJvbWFyZWFsb
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site.create(tmp_path)
+def site() -> Iterator[Site]:
+    with Site.copied() as made:
+        yield made
 
 
 def _file(**changes: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,13 +51,13 @@ from vdc.usage import tenant_use, user_use
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site() -> Iterator[Site]:
     """Tenant acme with its user al; template `tiny` has 1 vCPU, 128 MiB, 64 MiB disk, two cards."""
-    site = Site.create(tmp_path)
-    with write_session(site.url) as session:
-        catalog.create_tenant(session, "acme", actor=ACTOR)
-        accounts.create_user(session, "al", role=Role.USER, tenant="acme", actor=ACTOR)
-    return site
+    with Site.copied() as site:
+        with write_session(site.url) as session:
+            catalog.create_tenant(session, "acme", actor=ACTOR)
+            accounts.create_user(session, "al", role=Role.USER, tenant="acme", actor=ACTOR)
+        yield site
 
 
 def _al(session: Session) -> Actor:

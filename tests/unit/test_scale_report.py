@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ ABOUT = {
     "no_floor": "",
     "cpus": 2,
 }
+NO_FLOOR = {"no_floor": "host h1 is simulated: there is nothing beneath it to measure"}
+
+
+@cache
+def page_of(**made: Any) -> str:
+    """The page of `measured(**made)`: to draw one takes seconds, and several tests read it."""
+    return page(measured(**made), ABOUT | ({} if made.get("floor", True) else NO_FLOOR))
 
 
 def test_phases_follow_each_other_without_a_gap() -> None:
@@ -200,25 +208,26 @@ def test_a_failure_is_said_and_counts_in_no_figure() -> None:
     table = percentiles(made).set_index(["side", "action", "phase"])
     assert table.loc[("ours", "deploy", "start"), "n"] == 8
     assert table.loc[("floor", "deploy", "start"), "n"] == 12
-    text = page(made, ABOUT)
+    text = page_of(failed=1)
     assert "no &lt;b&gt;power&lt;/b&gt;" in text
     assert "<b>power" not in text
 
 
 def test_without_a_floor_none_is_made_up() -> None:
-    about = ABOUT | {"no_floor": "host h1 is simulated: there is nothing beneath it to measure"}
     made = measured(floor=False)
     assert set(summary(made)["side"]) == {"ours"}
-    said = " ".join(words(made, about))
+    said = " ".join(words(made, ABOUT | NO_FLOOR))
     assert "There is no floor to compare with: host h1 is simulated" in said
-    text = page(made, about)
+    text = page_of(floor=False)
     assert "Ours against the floor" not in text
     assert "no floor" in text
 
 
-@pytest.mark.parametrize("made", [measured(), measured(1, floor=False), measured(1, failed=4, floor=False)])
-def test_the_page_is_whole_and_fetches_nothing(made: Frames) -> None:
-    text = page(made, ABOUT)
+@pytest.mark.parametrize(
+    "about", [{}, {"floor": False}, {"failed": 1}, {"repetitions": 1, "failed": 4, "floor": False}]
+)
+def test_the_page_is_whole_and_fetches_nothing(about: dict[str, Any]) -> None:
+    text = page_of(**about)
     assert "http" not in text.lower().replace("http-equiv", "")
     for reference in re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", text):
         assert "".join(reference).startswith("#"), reference
@@ -245,7 +254,8 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     }  # fmt: skip
     again, about = scale_files.read(tmp_path / "out")
     assert about == ABOUT
-    assert scale_files.write(again, about, tmp_path / "out") == told
+    figures, said = summary(again).to_dict("records"), words(again, about)
+    assert told == {"directory": str(tmp_path / "out"), "figures": figures, "words": said}
 
 
 def test_what_is_no_scale_test_is_refused(tmp_path: Path) -> None:
