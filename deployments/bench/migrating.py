@@ -23,6 +23,7 @@ from tasks.environment import environment
 from vdc import specs
 from vdc.access import actor
 from vdc.catalog import create_template
+from vdc.errors import TimedOut
 from vdc.inventory import read_session, write_session
 from vdc.metering import read_hosts
 from vdc.model import HostRef, MigrationResult, VmSpec
@@ -143,7 +144,7 @@ def _wait_until_in_use(probe: Probe, address: str) -> None:
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     while "hostname=in-use" not in (probe.fetch(address, timeout_s=2) or ""):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{NAME} does not answer at {address} that its memory is in use.")
+            raise TimedOut(f"{NAME} does not answer at {address} that its memory is in use.")
 
 
 def _turn(url: str, migrate: Callable[[], MigrationResult], side: str, probe: Probe, address: str) -> Turn:
@@ -159,6 +160,7 @@ def _turn(url: str, migrate: Callable[[], MigrationResult], side: str, probe: Pr
                 begun = time.monotonic()
                 counted = migrate()
                 wall_s = time.monotonic() - begun
+            _wait_until_in_use(probe, address)  # one that broke on the way is no measurement
         finally:
             ping.send_signal(signal.SIGINT)
             ping.wait()
@@ -170,7 +172,7 @@ def _turn(url: str, migrate: Callable[[], MigrationResult], side: str, probe: Pr
     took: dict[str, float] = {}
     for step in steps:
         took[step.name] = took.get(step.name, 0.0) + step.ended - step.begun
-    return Turn(wall_s, counted, max((b - a for a, b in pairwise(at)), default=wall_s), took)
+    return Turn(wall_s, counted, max(b - a for a, b in pairwise(at)), took)
 
 
 def _our_turn(url: str) -> MigrationResult:
