@@ -70,9 +70,19 @@ def _deploy_some(count: int, requests: list[Mapping[str, Any]]) -> list[str]:
     return outcomes
 
 
-@pytest.mark.prefect
+@pytest.mark.parametrize(
+    "inventory_url",
+    [
+        pytest.param("sqlite", marks=pytest.mark.prefect),
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+    ],
+    indirect=True,
+)
 def test_sixty_deployments_by_six_processes(busy: Site, several: Processes) -> None:
-    """Two tenants ask for thirty each; the small one may have twenty, the large one gets all it asks for."""
+    """Two tenants ask for thirty each; the small one may have twenty, the large one gets all it asks for.
+
+    Prefect's own database is the same whatever the inventory's is: once it is under this load too.
+    """
     asked = [
         [{"tenant": ("small", "large")[n % 2], "name": f"p{p}-{n}"} for n in range(10)] for p in range(6)
     ]
