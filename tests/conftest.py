@@ -62,7 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _when(item: pytest.Item) -> int:
-    return 0 if item.get_closest_marker("slow") else 2 if item.get_closest_marker("alone") else 1
+    if item.get_closest_marker("alone"):
+        return 2
+    return 0 if item.get_closest_marker("slow") else 1
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,7 +12,8 @@ import pytest
 from deployments.lab.leftovers import leftovers
 from vdc.settings import CHECKOUT
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(900)]
+# Alone: what asks its machine ten times a second takes all that other tests leave of a processor.
+pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[str, str]) -> None:
