@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.ec2_fixture import ec2, ec2_endpoint
 from tests.flows.engine import engine
@@ -28,6 +29,10 @@ __all__ = [
     "prefect_server",
 ]
 
+
+# How long it takes to draw an example says more of what else runs than of the test.
+settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 TURNS = pytest.StashKey[Turns]()
 

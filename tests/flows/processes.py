@@ -1,7 +1,7 @@
 """Processes that run flows, to be stopped and killed by tests.
 
-They are forked from a server that has Prefect and the flows imported, and has run some: a fresh interpreter
-would take three seconds of CPU for that, a fork takes a hundredth.
+They are forked from a server that has Prefect and the flows imported: a fresh interpreter would take three
+seconds of CPU for that, a fork takes a hundredth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tests.flows.engine import Engine, running_on
-from tests.flows.site import quick
 
 DEADLINE_S = 60.0
 
@@ -41,7 +40,6 @@ def _serve(
     from tasks.environment import environment
 
     environment.cache_clear()
-    quick(environment().url)
     try:
         with running_on(engine):
             answer = Answer(function(*args))
@@ -104,7 +102,7 @@ class Processes:
         self._engine = engine
         self._context = multiprocessing.get_context("forkserver")
         # What is imported before the first fork; PREFECT_* must be in the environment by then.
-        self._context.set_forkserver_preload(["tests.flows.preload", "tests.flows.warm"])
+        self._context.set_forkserver_preload(["tests.flows.preload"])
         self._started: list[Child] = []
 
     def start(self, function: Callable[..., Any], *args: Any, **env: object) -> Child:
