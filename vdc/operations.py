@@ -315,15 +315,15 @@ class Fence:
 
         A flow that fails leaves threads behind: nobody records what they do, so they may do nothing more.
         """
-        if not self._held:  # nothing to renew, as mostly in reconcile
-            yield self
-            return
         thread = threading.Thread(target=self._renew_forever, args=(on_error,), name="heartbeat", daemon=True)
-        thread.start()
+        renewing = bool(self._held)  # mostly there is nothing in reconcile
+        if renewing:
+            thread.start()
         try:
             yield self
         finally:
             self._stop.set()
-            thread.join()
+            if renewing:
+                thread.join()
             with self._lock:
                 self._held = {}

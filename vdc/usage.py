@@ -162,15 +162,14 @@ def check_running(session: Session, vms: Sequence[Vm]) -> None:
 
 def _check(row: Any, who: str, using: Callable[[], Use], adding: Use, whose: str) -> list[str]:
     """`using` is asked only if there is a limit."""
-    limits = {name: limit for name, _ in QUOTA_WORDS if (limit := getattr(row, f"max_{name}")) is not None}
+    limits = [(name, word, getattr(row, f"max_{name}")) for name, word in QUOTA_WORDS]
+    limits = [(name, word, limit) for name, word, limit in limits if limit is not None]
     if not limits:
         return []
     use = using()
     left, passed = [], []
-    for name, word in QUOTA_WORDS:
-        if name not in limits:
-            continue
-        limit, used, more = limits[name], getattr(use, name), getattr(adding, name)
+    for name, word, limit in limits:
+        used, more = getattr(use, name), getattr(adding, name)
         if more and used + more > limit:
             passed.append(f"{used} of {limit} {word} used, {more} more asked")
         else:

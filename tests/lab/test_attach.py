@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import random
-import signal
 from pathlib import Path
 
 import pycdlib
@@ -133,9 +131,7 @@ def test_killed_at_random_points_a_disk_is_in_or_out(
         child = start.start(_detach if there else _attach, "web")
         wait_for(lambda: _busy(furnished) or not child.process.is_alive(), "it begins", 60)  # noqa: B023
         child.process.join(chance.uniform(0.0, 0.5))
-        if child.process.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-            child.process.join(30)
+        child.kill()
         run.reconcile()
         furnished.assert_agrees()
         with read_session(furnished.url) as session:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -120,9 +119,7 @@ def test_killed_at_random_points_reconcile_finishes(clean: Datacenter, start: Pr
         # The claim is made; from here a deployment takes one to two seconds.
         pause_s = chance.uniform(0.0, 1.5)
         child.process.join(pause_s)
-        if child.process.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-            child.process.join(30)
+        child.kill()
         run.reconcile()
         clean.assert_agrees()
         survivors += len([name for name in clean.live() if name.startswith(f"k{n}-")])
