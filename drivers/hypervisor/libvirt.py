@@ -737,12 +737,11 @@ class LibvirtHypervisor:
             self._opening.release()
 
     def _open(self, timeout_s: float) -> libvirt.virConnect:
-        watched = _start_event_loop()
+        _start_event_loop()
         try:
             conn = within(timeout_s, lambda: libvirt.open(self._host.uri), f"connecting to {self._host.name}")
-            if watched:
-                with contextlib.suppress(libvirt.libvirtError):  # local drivers have none
-                    conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+            with contextlib.suppress(libvirt.libvirtError):  # local drivers have none
+                conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
             return conn
         except TimedOut as error:
             self._explain()
@@ -803,11 +802,11 @@ _loop_lock = threading.Lock()
 _loop_pid = 0
 
 
-def _start_event_loop() -> bool:
-    """Start this process's event loop, once. False in the child of a process that had one.
+def _start_event_loop() -> None:
+    """Start this process's event loop, once. Raises Unsupported in the child of a process that had one.
 
-    Such a child must not run it: the loop would read from the parent's connections. Its own calls work
-    without, only a dead host is then noticed by the deadline instead of by keep-alive.
+    GLib's locks, which libvirt's loop takes, are not released in a forked child: if the parent's loop held
+    one just then, the child's first connection would wait for ever.
     """
     global _loop_pid
     with _loop_lock:
@@ -816,7 +815,10 @@ def _start_event_loop() -> bool:
             libvirt.virEventRegisterDefaultImpl()
             threading.Thread(target=_run_events, name="libvirt events", daemon=True).start()
             _loop_pid = os.getpid()
-        return _loop_pid == os.getpid()
+        if _loop_pid != os.getpid():
+            raise Unsupported(
+                "libvirt was in use already when this process was forked: start a process anew instead."
+            )
 
 
 def _run_events() -> None:
