@@ -33,7 +33,7 @@ clean-demo: setup  ## take the demo down again, to the last process
 	$(BIN)/python -m deployments.demo --clean
 
 test: setup lint  ## everything: style, types, layers, all tests, none skipped (needs root)
-	VDC_REQUIRE_ALL=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	VDC_REQUIRE_ALL=1 $(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: setup  ## style, types and layers
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Listener = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
@@ -10,8 +11,14 @@ Listener = Callable[[str, int, int], None]
 _listeners: list[Listener] = []
 
 
-def listen(listener: Listener) -> None:
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Tell the listener while the block runs."""
     _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def report(what: str, done: int, total: int) -> None:

@@ -21,6 +21,8 @@ BIG_VCPU = 4
 SCALE = 8
 LABEL = "before-the-change"
 ANSWER_DEADLINE_S = 180.0
+LATER_S = 5.0
+"""How long a machine runs on before it is taken back: longer than its first answer takes then."""
 
 TENANT_FILE = """\
 tenant: acme
@@ -93,10 +95,13 @@ def snapshot(probe: Probe) -> None:
     say("\nA state to come back to: memory and disk, at an instant.")
     name = "web-1"
     address = _address(name)
+    old_enough_s = 0.0
     if LABEL not in {row["label"] for row in _snapshots(name)}:
         vdc("vm", "snapshot", "create", name, "--label", LABEL)
+        old_enough_s = float(says(probe, address)["uptime"]) + LATER_S
     vdc("vm", "snapshot", "list", name)
-    before = says(probe, address)
+    while float((before := says(probe, address))["uptime"]) < old_enough_s:
+        time.sleep(0.2)
     vdc("vm", "snapshot", "revert", name, LABEL)
     after = says(probe, address)
     clocks = [float(told["uptime"]) for told in (before, after)]

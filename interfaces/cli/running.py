@@ -23,9 +23,9 @@ def run_flow(load_flow: Callable[[], Callable[..., T]], *args: Any) -> T:
     from tasks import progress
 
     shown = _Shown()
-    progress.listen(shown)
     try:
-        return flow(*args)
+        with progress.heard_by(shown):
+            return flow(*args)
     finally:
         shown.end()
 
