@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system-packages demo clean-demo test lint bench
+.PHONY: help setup system-packages demo clean-demo test test-demo lint bench
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## *\(.*\)/\1 \2/p' Makefile | while read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -35,7 +35,10 @@ clean-demo: setup  ## take the demo down again, to the last process
 	$(BIN)/python -m deployments.demo --clean
 
 test: setup lint  ## everything: style, types, layers, all tests, none skipped (needs root)
-	VDC_REQUIRE_ALL=1 $(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder
+	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m "not demo" --numprocesses 4 --dist loadscope --no-loadscope-reorder
+
+test-demo: setup  ## the demo, a second time where it stands, and away: what each chapter proves
+	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m demo
 
 lint: setup  ## style, types and layers
 	$(BIN)/ruff check .

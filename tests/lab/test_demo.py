@@ -12,7 +12,7 @@ import pytest
 from deployments.lab.leftovers import leftovers
 from vdc.settings import CHECKOUT
 
-pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.prefect, pytest.mark.demo, pytest.mark.timeout(900)]
 
 
 def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[str, str]) -> None:
@@ -36,8 +36,10 @@ def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[st
     assert sorted(name for _, name in proofs) == ["web-1", "web-2", "web-3", "web-4"]
     assert {host for host, _ in proofs} == {"h1", "h2"}
     assert "Prefect UI" in first
-    # Other tests run meanwhile: how few users notice is judged by test_migration, alone.
-    assert re.search(r"\d+ requests: \d+ lost or later than 1 s", first)
+    migrated = re.search(r"(\d+) requests: (\d+) lost or later than 1 s", first)
+    assert migrated
+    # Four emulated guests share this machine's processors: how few notice is judged by test_migration.
+    assert int(migrated[2]) < int(migrated[1]) / 2
     assert re.search(r"back in time: up for \d+ s before, \d+ s after", first)
     assert re.search(r"deploy and terminate +ours / floor +ratio", first)
     assert re.search(r"big-3 +acme +running +aws/eu-west-1a", first)

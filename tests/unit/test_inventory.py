@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text, update
 
+from tests.unit.increments import increment
 from vdc.errors import Unready
 from vdc.inventory import engine, migrate, read_session, require, revision, write_session
 from vdc.schema import Base, Site, Tenant
@@ -17,19 +18,12 @@ from vdc.schema import Base, Site, Tenant
 PROCESSES, INCREMENTS = 4, 100
 
 
-def _increment(url: str, times: int) -> None:
-    for _ in range(times):
-        with write_session(url) as session:
-            tenant = session.scalars(select(Tenant).where(Tenant.name == "default")).one()
-            tenant.max_vms = (tenant.max_vms or 0) + 1
-
-
 def test_no_update_is_lost(inventory_url: str) -> None:
     """With SQLite's own default, a deferred transaction, 100 of 400 increments survived."""
     migrate(inventory_url)
     # A fork would take over locks that threads of other tests held just then.
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_increment, args=(inventory_url, INCREMENTS)) for _ in range(PROCESSES)]
+    workers = [context.Process(target=increment, args=(inventory_url, INCREMENTS)) for _ in range(PROCESSES)]
     try:
         for worker in workers:
             worker.start()
