@@ -14,8 +14,8 @@ from tests.ec2_fixture import ec2, ec2_endpoint
 from tests.flows.engine import engine
 from tests.lab_fixture import lab
 from tests.postgres import inventory_url, postgres_server, postgres_url
-from tests.prefect_fixture import prefect_client, prefect_server
-from tests.turns import Turns
+from tests.prefect_fixture import prefect_client, prefect_server, stop_shared_server
+from tests.turns import TURNS, Turns
 
 __all__ = [
     "ec2",
@@ -34,8 +34,6 @@ __all__ = [
 settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
 
-TURNS = pytest.StashKey[Turns]()
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes of one run take turns: the first makes the place where, the others are told of it."""
@@ -44,7 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[TURNS].remove()
+    shared = config.stash[TURNS]
+    if shared.mine:
+        try:
+            stop_shared_server(shared.place)
+        finally:
+            shared.remove()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -21,6 +21,7 @@ from deployments import catalogue
 from deployments.control import prefect_env, prefect_objects, server
 from deployments.guests.images import cache_directory
 from tests.flows.site import settings
+from tests.turns import TURNS
 from vdc.settings import CHECKOUT, Settings, load
 
 
@@ -33,28 +34,56 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def prefect_server(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
     """Settings of a running server, also in the environment of this process and its children.
 
-    A test that needs an inventory of its own sets VDC_DATABASE_URL; VDC_HOME stays the server's.
+    The processes of a test run share it: it idles at a thirtieth of a processor. Each has a VDC_HOME of its
+    own that knows of it. A test that needs an inventory of its own sets VDC_DATABASE_URL.
     """
+    shared = _shared_server(pytestconfig.stash[TURNS].place)
     home: Path = tmp_path_factory.mktemp("vdc-home")
     before = {name: os.environ.get(name) for name in ("VDC_HOME", "VDC_PREFECT_PORT", "VDC_PREFECT_API_URL")}
-    os.environ |= {"VDC_HOME": str(home), "VDC_PREFECT_PORT": str(free_port())}
+    os.environ |= {"VDC_HOME": str(home), "VDC_PREFECT_PORT": str(shared.prefect_port)}
     os.environ.pop("VDC_PREFECT_API_URL", None)
-    of_server = load()
+    known = load()
+    known.server_pid_file.parent.mkdir(parents=True)
+    shutil.copyfile(shared.server_pid_file, known.server_pid_file)
     try:
-        give_database(of_server)
-        server.ensure_started(of_server)
-        prefect_objects.ensure_objects(of_server)
-        yield of_server
+        yield known
     finally:
-        server.ensure_stopped(of_server)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _shared_server(place: Path) -> Settings:
+    """Of the test run whose processes share `place`: the first who asks starts it."""
+    with (place / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (shared := _shared_settings(place)) is not None:
+            return shared
+        shared = Settings(home=place / "prefect", prefect_port=free_port())
+        give_database(shared)
+        (place / "prefect-port").write_text(str(shared.prefect_port))
+        server.ensure_started(shared)
+        prefect_objects.ensure_objects(shared)
+        return shared
+
+
+def _shared_settings(place: Path) -> Settings | None:
+    """None where nobody asked for it yet."""
+    port = place / "prefect-port"
+    return Settings(home=place / "prefect", prefect_port=int(port.read_text())) if port.exists() else None
+
+
+def stop_shared_server(place: Path) -> None:
+    """At the end of the test run, where any of its processes started it."""
+    if (shared := _shared_settings(place)) is not None:
+        server.ensure_stopped(shared)
 
 
 def give_database(of_server: Settings) -> None:

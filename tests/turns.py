@@ -1,4 +1,7 @@
-"""Whose turn it is, among the processes of one test run: one test alone, or each its own."""
+"""What the processes of one test run share: a directory, in which they agree whose turn it is.
+
+One test runs alone, or each process its own.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 
 class Turns:
     """Locks in a directory that the processes share."""
 
     def __init__(self, place: str) -> None:
         self.place = Path(place)
-        self._mine = False
+        self.mine = False
+        """Whether this process made it, and is the last one to use it."""
 
     @classmethod
     def make(cls) -> Turns:
-        made = cls(tempfile.mkdtemp(prefix="vdc-turns-"))
-        made._mine = True
+        made = cls(tempfile.mkdtemp(prefix="vdc-tests-"))
+        made.mine = True
         return made
 
     def remove(self) -> None:
-        """Of whoever made it."""
-        if self._mine:
-            shutil.rmtree(self.place)
+        shutil.rmtree(self.place)
 
     @contextmanager
     def turn(self, *, alone: bool) -> Iterator[None]:
@@ -43,3 +47,6 @@ class Turns:
                 # A child that the test left would keep what is only closed.
                 fcntl.flock(room, fcntl.LOCK_UN)
                 fcntl.flock(door, fcntl.LOCK_UN)
+
+
+TURNS = pytest.StashKey[Turns]()

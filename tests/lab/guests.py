@@ -59,6 +59,15 @@ def says(probe: Probe, address: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in body.splitlines()) if body else {}
 
 
+def type_into(probe: Probe, address: str, key_file: Path, command: str) -> str | None:
+    """What a command prints that is run in the guest, over SSH; None where it was not let in, or failed."""
+    options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10")
+    argv = ["ssh", "-F", "/dev/null", "-i", str(key_file)]
+    argv += [word for option in options for word in ("-o", option)]
+    done = probe.run([*argv, f"root@{address}", command], timeout_s=60)
+    return done.stdout if done.returncode == 0 else None
+
+
 class GuestMaker:
     """Starts guests and remembers them."""
 

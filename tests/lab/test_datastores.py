@@ -16,7 +16,7 @@ from deployments.lab.state import LOCAL_DATASTORE
 from tests.flows import run
 from tests.flows.processes import Processes
 from tests.lab.datacenter import VLAN, Datacenter
-from tests.lab.guests import BOOT_TIMEOUT_S, on_disk, says, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, on_disk, says, type_into, wait_for
 from tests.lab.test_flows import start
 from tests.lab.web import SECTOR, Guest
 from vdc import catalog, specs
@@ -132,13 +132,10 @@ def test_a_machine_that_fills_it_stands_still_and_goes_on_when_there_is_room(sma
     probe = open_probe(small.lab.lab.lab_id, VLAN, "10.3.0.250/24")
     before = wait_for(lambda: says(probe, address), "the machine answers", BOOT_TIMEOUT_S)
     _fill(small)
-    ssh = ["ssh", "-F", "/dev/null", "-i", str(small.lab.access.key_file)]
-    for option in ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10"):
-        ssh += ["-o", option]
     # Into the disk beyond what its image has; QEMU pauses the guest, so that nobody waits for the answer.
     write = "dd if=/dev/urandom of=/dev/vda bs=65536 seek=400 count=100 conv=notrunc,fsync >/dev/null 2>&1 &"
     wait_for(
-        lambda: probe.run([*ssh, f"root@{address}", write], timeout_s=30).returncode == 0 or None,
+        lambda: type_into(probe, address, small.lab.access.key_file, write) is not None,
         "the machine lets us in",
         BOOT_TIMEOUT_S,
     )

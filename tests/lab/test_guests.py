@@ -9,24 +9,19 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from deployments.lab.probe import Probe, open_probe
+from deployments.lab.probe import open_probe
 from deployments.lab.state import Lab
-from tests.lab.guests import BOOT_TIMEOUT_S, GuestMaker, flat, nic, says, vlan, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, GuestMaker, flat, nic, says, type_into, vlan, wait_for
 from tests.lab.test_lab import CHECKOUT
 from vdc.model import ContextSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def ssh(own_lab: Lab, probe: Probe, address: str, command: str) -> subprocess.CompletedProcess[str]:
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
-    argv = ["ssh", "-F", "/dev/null", "-i", str(own_lab.home / "ssh" / "id_ed25519"), *options]
-    return probe.run([*argv, f"root@{address}", command], timeout_s=60)
-
-
 def test_a_guest_does_what_its_seed_and_its_host_say(own_lab: Lab, guests: GuestMaker) -> None:
     """Another host's VLAN has the same addresses: only the tags keep them apart."""
-    key = (own_lab.home / "ssh" / "id_ed25519.pub").read_text().strip()
+    key_file = own_lab.home / "ssh" / "id_ed25519"
+    key = key_file.with_suffix(".pub").read_text().strip()
     context = ContextSpec("front-7", (key,), "echo one > /tmp/ran\nhostname >> /tmp/ran\n")
     cards = [nic(0, vlan(110, "10.2.0.0/24"), "10.2.0.9", 9), nic(1, flat("10.5.0.0/16"), "10.5.0.9", 9)]
     guest = guests.start("front-7", "h1", cards, context)
@@ -48,9 +43,10 @@ def test_a_guest_does_what_its_seed_and_its_host_say(own_lab: Lab, guests: Guest
     assert says(other, "10.2.0.9") == {}, "nobody answers for it"
     wait_for(lambda: "HELLO from front-7" in guest.console(), "the hello on the serial port")
 
-    done = ssh(own_lab, tagged, "10.2.0.9", "cat /tmp/ran; ip route")
-    assert done.stdout.startswith("one\nfront-7\n")
-    assert "default" not in done.stdout
+    told = type_into(tagged, "10.2.0.9", key_file, "cat /tmp/ran; ip route")
+    assert told is not None
+    assert told.startswith("one\nfront-7\n")
+    assert "default" not in told
 
     wait_for(lambda: _agent_answers(guest.domain), "the guest agent answers")
     source = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT

@@ -19,7 +19,7 @@ from tests.flows import run
 from tests.flows.engine import running_on
 from tests.flows.site import settings
 from tests.lab.datacenter import Datacenter
-from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, says, type_into, wait_for
 from vdc import catalog, secrets
 from vdc.inventory import read_session, write_session
 from vdc.model import VmSpec
@@ -64,11 +64,8 @@ class Guest:
 
     def try_sh(self, command: str) -> str | None:
         """What it prints; None where it could not be asked, or failed."""
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5")
-        argv = ["ssh", "-F", "/dev/null", "-i", str(self.datacenter.lab.access.key_file)]
-        argv += [word for option in options for word in ("-o", option)]
-        done = self.probe.run([*argv, f"root@{self.spec.nics[0].address}", command], timeout_s=60)
-        return done.stdout if done.returncode == 0 else None
+        address = self.spec.nics[0].address
+        return type_into(self.probe, address, self.datacenter.lab.access.key_file, command)
 
     def sh(self, command: str) -> str:
         told = self.try_sh(command)

@@ -12,7 +12,7 @@ from deployments.lab.probe import Probe, open_probe
 from tests.flows import run
 from tests.flows.engine import Engine, running_on
 from tests.lab.datacenter import Datacenter
-from tests.lab.guests import BOOT_TIMEOUT_S, says, wait_for
+from tests.lab.guests import BOOT_TIMEOUT_S, says, type_into, wait_for
 from vdc import catalog
 from vdc.inventory import read_session, write_session
 from vdc.schema import Disk, Nic, Snapshot, Template, Vm
@@ -42,11 +42,7 @@ class Guest:
         return answer["boot_id"]
 
     def _sh(self, command: str) -> str | None:
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10")
-        argv = ["ssh", "-F", "/dev/null", "-i", str(self.datacenter.lab.access.key_file)]
-        argv += [word for option in options for word in ("-o", option)]
-        done = self.probe.run([*argv, f"root@{self.address}", command], timeout_s=60)
-        return done.stdout if done.returncode == 0 else None
+        return type_into(self.probe, self.address, self.datacenter.lab.access.key_file, command)
 
     def sh(self, command: str) -> str:
         self.boot_id()
