@@ -34,7 +34,7 @@ demo: setup  ## a datacenter on this machine, from two hosts to a bill; stays up
 clean-demo: setup  ## take the demo down again, to the last process
 	$(BIN)/python -m deployments.demo --clean
 
-test: setup lint  ## everything: style, types, layers, all tests, none skipped (needs root)
+test: setup lint  ## style, types, layers, and all tests but the demo, none skipped (needs root)
 	VDC_REQUIRE_ALL=1 $(BIN)/pytest -m "not demo" --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test-demo: setup  ## the demo, a second time where it stands, and away: what each chapter proves

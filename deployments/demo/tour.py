@@ -100,7 +100,10 @@ def snapshot(probe: Probe) -> None:
         vdc("vm", "snapshot", "create", name, "--label", LABEL)
         old_enough_s = float(says(probe, address)["uptime"]) + LATER_S
     vdc("vm", "snapshot", "list", name)
+    deadline = time.monotonic() + ANSWER_DEADLINE_S
     while float((before := says(probe, address))["uptime"]) < old_enough_s:
+        if time.monotonic() > deadline:
+            raise OperationFailed(f"The clock of {name} does not go on: it says {before}.", "")
         time.sleep(0.2)
     vdc("vm", "snapshot", "revert", name, LABEL)
     after = says(probe, address)

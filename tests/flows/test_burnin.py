@@ -190,7 +190,7 @@ def test_the_command_ends_with_1_and_says_which_disk_is_broken(site: Site, tmp_p
     """Typed in a process of its own; the disk is broken while the burn-in begins to look at it."""
     site.sim.hold("datastore.check_disk")
     command = [sys.executable, "-m", "interfaces.cli.main", "burnin", "run", "--template", "tiny", "--json"]
-    command += ["--operations", "15", "--users", "2", "--seed", "7", "--out", str(tmp_path / "out")]
+    command += ["--operations", "25", "--users", "2", "--seed", "7", "--out", str(tmp_path / "out")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy()
     ) as typed:
@@ -207,7 +207,7 @@ def test_the_command_ends_with_1_and_says_which_disk_is_broken(site: Site, tmp_p
     assert list(broken) == ["disks"]
     assert f"{held.subject}: 1 errors were found on the image." in broken["disks"][0]
     assert "Traceback" not in err
-    assert "15/15 user" in err
+    assert "25/25 user" in err
     site.assert_agrees()
     assert not any(state in HOLDING for state in site.machines().values())
 

@@ -39,7 +39,7 @@ def test_the_demo_proves_each_chapter_twice_and_leaves_nothing(newcomer: dict[st
     migrated = re.search(r"(\d+) requests: (\d+) lost or later than 1 s", first)
     assert migrated
     # Four emulated guests share this machine's processors: how few notice is judged by test_migration.
-    assert int(migrated[2]) < int(migrated[1]) / 2
+    assert int(migrated[2]) < int(migrated[1]) / 4
     assert re.search(r"back in time: up for \d+ s before, \d+ s after", first)
     assert re.search(r"deploy and terminate +ours / floor +ratio", first)
     assert re.search(r"big-3 +acme +running +aws/eu-west-1a", first)
